@@ -1,0 +1,37 @@
+// The evidence as text, Markdown and one self-contained HTML page.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "plan/plan.hpp"
+#include "request/diagnose.hpp"
+#include "request/request.hpp"
+
+namespace tconv::report {
+
+// What Triton's compiler made of the answer for the target, without a GPU.
+struct Compiled {
+  plan::Schedule schedule;
+  int registers = 0;       // per thread
+  int shared_memory = 0;   // bytes per block
+  int spills = 0;          // bytes stored and loaded
+  Occupancy occupancy;
+  std::string triton_version;
+};
+
+struct Answer {
+  const request::Request* request = nullptr;
+  const request::Diagnosis* diagnosis = nullptr;
+  const plan::Plan* plan = nullptr;
+  std::string source;              // answer.py
+  std::vector<Compiled> compiled;  // one per config; empty when it was not compiled
+  std::string not_compiled;        // why, when empty
+};
+
+[[nodiscard]] std::string text(const Answer& answer, bool colour);
+[[nodiscard]] std::string markdown(const Answer& answer);
+[[nodiscard]] std::string html(const Answer& answer);  // no script, no link, no font from outside
+[[nodiscard]] std::string json(const Answer& answer);
+
+}  // namespace tconv::report
