@@ -4,7 +4,9 @@
 // s stride, p padding, a output_padding, d dilation, g groups; one arithmetic (f32 tf32 f16 bf16 f64
 // i32); `bias`. Required: i, o, k. Defaults: b1 s1 p0 a0 d1 g1 f32, no bias; l may be left out where
 // only the problem is meant. `@name` is a workload of the catalogue, and may be followed by tokens
-// that replace its own: @kb79_b1_f16.
+// that replace its own: @kb79_b1_f16. The first `i32` of a word is 32 input channels, the second the
+// arithmetic: i32_o64_k3_i32. A name is read as far as it can be: @convtasnet_sepformer_dec_b1 is one.
+// Numbers are decimal digits that fit in int64; a word has at most 256 characters.
 #pragma once
 
 #include <string>

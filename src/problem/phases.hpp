@@ -47,7 +47,7 @@ class Phases {
 
   [[nodiscard]] Phase phase(std::int64_t residue) const;  // O(log stride)
 
-  // Smallest and largest offset read by any tap; both 0 when K is 0 taps wide is impossible (K >= 1).
+  // Smallest and largest offset read by any tap: -floor((K-1)*dilation / stride) and 0, the latter by tap 0.
   [[nodiscard]] std::int64_t min_offset() const noexcept { return min_offset_; }
   [[nodiscard]] std::int64_t max_offset() const noexcept { return max_offset_; }
 
@@ -55,8 +55,8 @@ class Phases {
   [[nodiscard]] std::int64_t first_position() const noexcept;
   [[nodiscard]] std::int64_t last_position(std::int64_t length) const;
 
-  // Multiply-adds whose tap lands inside the input, for one (batch, C_out, C_in/groups) triple. Closed
-  // form, O(log K).
+  // Multiply-adds whose tap lands inside the input, for one triple (batch, output channel, input
+  // channel of its group). Closed form, O(log K).
   [[nodiscard]] std::int64_t useful_taps(std::int64_t length) const;
 
  private:

@@ -58,8 +58,10 @@ struct Refusal {
 };
 
 // The one validator. PyTorch's rules for conv_transpose1d in PyTorch's order, with two deliberate
-// strictnesses on every device: dilation 0 and L_out < 1 are refused. All products are checked
-// against int64 overflow. Returns nothing when the problem is accepted.
+// strictnesses on every device: dilation 0 and L_out < 1 are refused. An empty batch excuses only an
+// empty length (PyTorch also lets it skip the late checks, such as output_padding's). Element and byte
+// counts, L_out, offsets and K * L_in are checked against int64 overflow, so nothing below overflows.
+// Returns nothing when the problem is accepted.
 [[nodiscard]] std::optional<Refusal> refuse(const Problem& problem);
 [[nodiscard]] std::optional<Refusal> refuse(const Problem& problem, const Extent& extent);
 void require_valid(const Problem& problem);                        // throws Error(unsupported)
