@@ -84,7 +84,9 @@ class Replacement {
 
   void replace(const std::string& name) {
     const fs::path target = folder_ / name;
-    if (fs::exists(fs::symlink_status(target))) move(target, staged_ / ("old-" + name));
+    const fs::file_status status = fs::symlink_status(target);
+    if (fs::is_directory(status)) refuse_write(target, EISDIR);
+    if (fs::exists(status)) move(target, staged_ / ("old-" + name));
     move(staged_ / name, target);
   }
   void commit() noexcept { steps_.clear(); }
