@@ -1,0 +1,324 @@
+"""The command line end to end: good requests, every kind of bad input, and what is left behind."""
+
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+import unittest
+
+BINARY = os.environ["TCONV_BINARY"]
+
+CODE = '''import torch
+import torch.nn as nn
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def deconv_kernel(x_ptr, w_ptr, y_ptr, C_IN, C_OUT, L_IN, L_OUT, stride, padding, dilation, K: tl.constexpr, BLOCK: tl.constexpr):
+    b = tl.program_id(0)
+    co = tl.program_id(1)
+    t = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    acc = tl.zeros([BLOCK], dtype=tl.float32)
+    for ci in range(C_IN):
+        for k in range(K):
+            u = t + padding - k * dilation
+            i = u // stride
+            hit = (u >= 0) & (u % stride == 0) & (i < L_IN)
+            x = tl.load(x_ptr + (b * C_IN + ci) * L_IN + i, mask=hit, other=0.0)
+            w = tl.load(w_ptr + (ci * C_OUT + co) * K + k)
+            acc += x * w
+    tl.store(y_ptr + (b * C_OUT + co) * L_OUT + t, acc, mask=t < L_OUT)
+
+
+def deconv(x, w, stride, padding, dilation):
+    x = x.contiguous()
+    B, C_IN, L_IN = x.shape
+    _, C_OUT, K = w.shape
+    L_OUT = (L_IN - 1) * stride - 2 * padding + dilation * (K - 1) + 1
+    y = torch.empty((B, C_OUT, L_OUT), device=x.device, dtype=x.dtype)
+    BLOCK = 128
+    grid = (B, C_OUT, triton.cdiv(L_OUT, BLOCK))
+    deconv_kernel[grid](x, w, y, C_IN, C_OUT, L_IN, L_OUT, stride, padding, dilation, K=K, BLOCK=BLOCK, num_warps=4)
+    return y
+
+
+class ModelNew(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0, dilation: int = 1):
+        super().__init__()
+        self.deconv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, dilation=dilation, bias=False)
+        self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
+
+    def forward(self, x):
+        return deconv(x, self.deconv.weight, self.stride, self.padding, self.dilation)
+'''
+
+NOT_A_DECONV = '''import torch
+import torch.nn as nn
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def add_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y_ptr + i, tl.load(x_ptr + i, mask=i < n) + 1.0, mask=i < n)
+
+
+class ModelNew(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        y = torch.empty_like(x)
+        add_kernel[(triton.cdiv(x.numel(), 128),)](x, y, x.numel(), BLOCK=128)
+        return y
+'''
+
+GPU = '''GPU Name: 4090
+Architecture: Ada Lovelace
+• Compute Capability: 8.9
+• Number of SMs: 128
+• Memory Bandwidth: 1008 GB/s
+'''
+
+# KernelBench 79's grid: 16 x 64 x ceil(262145 / 128).
+METRICS = {
+    "deconv_kernel": {
+        "sm__throughput.avg.pct_of_peak_sustained_elapsed": 90.0,
+        "launch__grid_size": 2098176,
+        "sm__warps_active.avg.pct_of_peak_sustained_active": 90.0,
+        "dram__throughput.avg.pct_of_peak_sustained_elapsed": 12.0,
+        "lts__t_sector_hit_rate.pct": 97.0,
+    }
+}
+
+
+def request(code=CODE, gpu=GPU, metrics=METRICS, blocks=1):
+    block = f"```python\n{code}```\n\n"
+    shown = metrics if isinstance(metrics, str) else json.dumps(metrics, indent=2)
+    return (
+        f"# Target GPU\n{gpu}\n[OPTIMIZATION STAGE]\n\n## Current Optimization Stage\n\n"
+        "Focus: Memory efficiency & latency hiding.\n\nRules:\n- Increase num_stages only if memory stalls are high\n\n"
+        f"[CURRENT CODE]\n{block * blocks}[NCU PROFILING METRICS]\n{shown}\n\n"
+        "OUTPUT RULES (STRICT):\n1. Follow this exact order\n"
+    )
+
+
+def with_metric(name, value):
+    return request(metrics={"deconv_kernel": {**METRICS["deconv_kernel"], name: value}})
+
+
+class CommandLine(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def tconv(self, *arguments):
+        environment = {k: v for k, v in os.environ.items() if k != "TCONV_PYTHON"}
+        return subprocess.run([BINARY, *map(str, arguments)], capture_output=True, timeout=60, env=environment)
+
+    def write(self, text, name="request.txt"):
+        path = self.folder / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    def tree(self):
+        return {str(p.relative_to(self.folder)): p.is_file() and p.read_bytes() for p in self.folder.rglob("*")}
+
+    def refused(self, exit_code, *arguments, says=""):
+        """One line on standard error, nothing on standard output, nothing new on the disk."""
+        before = self.tree()
+        result = self.tconv(*arguments)
+        error = result.stderr.decode()
+        self.assertEqual(result.returncode, exit_code, error)
+        self.assertEqual(result.stdout, b"")
+        self.assertTrue(error.startswith("tconv: ") and error.endswith("\n"), error)
+        self.assertEqual(error.count("\n"), 1, error)
+        self.assertIn(says, error)
+        self.assertEqual(self.tree(), before)
+
+    def bad_request(self, exit_code, text, says=""):
+        self.refused(exit_code, "optimize", self.write(text), "--out", self.folder / "out", "--compile", "never", says=says)
+
+    def optimize(self, out, *arguments, text=None):
+        path = self.write(text or request())
+        return self.tconv("optimize", path, "--out", self.folder / out, "--compile", "never", *arguments)
+
+
+class Good(CommandLine):
+    def test_answers_with_three_files_and_a_report(self):
+        result = self.optimize("new/out")
+        self.assertEqual((result.returncode, result.stderr), (0, b""))
+        out = self.folder / "new/out"
+        self.assertEqual(sorted(p.name for p in out.iterdir()), ["answer.py", "report.html", "report.md"])
+        self.assertIn(b"class ModelNew(nn.Module):", (out / "answer.py").read_bytes())
+        compile((out / "answer.py").read_text(), "answer.py", "exec")
+        self.assertNotIn(b"\x1b", result.stdout)
+        self.assertGreater(len(result.stdout.splitlines()), 5)
+
+    def test_two_runs_give_the_same_bytes(self):
+        first, second = self.optimize("a"), self.optimize("b")
+        self.assertEqual(first.stdout, second.stdout)
+        for name in ("answer.py", "report.md", "report.html"):
+            self.assertEqual((self.folder / "a" / name).read_bytes(), (self.folder / "b" / name).read_bytes(), name)
+
+    def test_an_answer_replaces_the_one_before_and_keeps_other_files(self):
+        (self.folder / "out").mkdir()
+        self.write("mine", "out/notes.txt")
+        self.write("old", "out/answer.py")
+        self.assertEqual(self.optimize("out").returncode, 0)
+        self.assertEqual((self.folder / "out/notes.txt").read_text(), "mine")
+        self.assertIn("ModelNew", (self.folder / "out/answer.py").read_text())
+        self.assertEqual(len(list((self.folder / "out").iterdir())), 4)
+
+    def test_every_verb_prints_json(self):
+        report = json.loads(self.optimize("out", "--json").stdout)
+        self.assertIn("2098176", json.dumps(report))
+        plan = json.loads(self.tconv("plan", "@kb79", "--target", "h200", "--json").stdout)
+        self.assertEqual((plan["target"], plan["phases"]), ("h200", {"count": 2, "live": 1, "dead": 1, "max_taps": 3}))
+        self.assertGreaterEqual(plan["chosen"][0]["predicted_s"], plan["limit"]["seconds"])
+        times = [candidate["predicted_s"] for candidate in plan["ranked"]]
+        self.assertEqual(times, sorted(times))
+
+    def test_plan_in_words(self):
+        result = self.tconv("plan", "@kb79", "--target", "rtx4090")
+        self.assertEqual((result.returncode, result.stderr), (0, b""))
+        for word in (b"limit", b"1 live of at most 3 taps, 1 dead", b"schedule", b"predicted"):
+            self.assertIn(word, result.stdout)
+
+    def test_another_target_changes_the_limit(self):
+        own, other = (json.loads(self.tconv("plan", "@kb74", "--target", t, "--json").stdout) for t in ("rtx4090", "h200"))
+        self.assertGreater(own["limit"]["seconds"], 2 * other["limit"]["seconds"])
+
+    def test_a_request_without_metrics_says_what_it_plans_for(self):
+        result = self.optimize("out", text=request(metrics="No NCU metrics available"))
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn(b"stand-in", result.stdout)
+        given = self.optimize("given", "--workload", "@kb79", text=request(metrics="No NCU metrics available"))
+        self.assertEqual(given.returncode, 0, given.stderr)
+        self.assertNotIn(b"stand-in", given.stdout)
+
+    def test_help_and_version(self):
+        help_text = self.tconv("--help").stdout.decode()
+        self.assertLess(help_text.index("Examples:"), help_text.index("--version"))
+        for verb in ("optimize", "plan", "verify"):
+            self.assertIn(verb, help_text)
+            self.assertIn(b"--json", self.tconv(verb, "--help").stdout)
+        self.assertRegex(self.tconv("--version").stdout.decode(), r"^tconv \d+\.\d+\.\d+\n$")
+
+
+class BadRequest(CommandLine):
+    def test_truncated(self):
+        whole = request()
+        cuts = {"in the code": whole.index("acc +="), "before the code": whole.index("[CURRENT CODE]"),
+                "in the metrics": whole.index("launch__grid_size"), "empty": 0}
+        for where, cut in cuts.items():
+            with self.subTest(where):
+                self.bad_request(2, whole[:cut])
+
+    def test_no_code_block(self):
+        self.bad_request(2, request(blocks=0))
+
+    def test_two_code_blocks(self):
+        self.bad_request(2, request(blocks=2))
+
+    def test_code_that_does_not_parse(self):
+        self.bad_request(2, request(code=CODE.replace("def deconv(", "def deconv((")))
+
+    def test_code_that_is_no_transposed_convolution(self):
+        self.bad_request(3, request(code=NOT_A_DECONV, metrics={}))
+
+    def test_unknown_gpu(self):
+        self.bad_request(3, request(gpu="GPU Name: Unheard-of 9000\n"), says="Unheard-of 9000")
+
+    def test_metrics_that_are_no_json(self):
+        self.bad_request(2, request(metrics='{"deconv_kernel": {"sm__throughput": '))
+
+    def test_a_percentage_over_100(self):
+        self.bad_request(2, with_metric("dram__throughput.avg.pct_of_peak_sustained_elapsed", 112.5), says="112.5")
+
+    def test_a_grid_that_the_code_cannot_produce(self):
+        for grid in (-1, 0.5, 0):
+            with self.subTest(grid):
+                self.bad_request(2, with_metric("launch__grid_size", grid), says="launch__grid_size")
+
+    def test_50_megabytes(self):
+        self.bad_request(2, request() + "#" * (50 << 20), says="bytes")
+
+    def test_nul_byte(self):
+        self.bad_request(2, request().replace("tl.zeros", "tl.\0zeros"))
+
+    def test_invalid_utf8(self):
+        self.bad_request(2, request().encode().replace(b"Ada", b"\xff\xfe"))
+
+    def test_deep_json(self):
+        self.bad_request(2, request(metrics="[" * 100000))
+
+    def test_deep_code(self):
+        self.bad_request(2, request(code="x = " + "(" * 5000 + ")" * 5000 + "\n"))
+
+    def test_code_is_not_run(self):
+        marker = self.folder / "ran"
+        self.tconv("optimize", self.write(request(code=f"open({str(marker)!r}, 'w')\n" + CODE)), "--compile", "never")
+        self.assertFalse(marker.exists())
+
+
+class BadCommand(CommandLine):
+    def test_a_path_that_does_not_exist(self):
+        self.refused(2, "optimize", self.folder / "absent.txt", "--out", self.folder / "out", says="absent.txt")
+
+    def test_a_folder_as_the_request(self):
+        self.refused(2, "optimize", self.folder)
+
+    def test_a_file_in_place_of_the_output_folder(self):
+        path = self.write(request())
+        self.write("mine", "file")
+        for out in ("file", "file/below"):
+            self.refused(2, "optimize", path, "--out", self.folder / out, "--compile", "never", says="file")
+
+    @unittest.skipIf(os.geteuid() == 0, "root writes everywhere")
+    def test_an_output_folder_without_permission(self):
+        path = self.write(request())
+        (self.folder / "out").mkdir(mode=0o500)
+        self.refused(2, "optimize", path, "--out", self.folder / "out", "--compile", "never", says="out")
+
+    def test_a_line_feed_in_a_path_stays_on_the_line(self):
+        self.refused(2, "optimize", self.folder / "a\nb\x1b[31m", says="a\\x0ab")
+
+    def test_unknown_words(self):
+        path = self.write(request())
+        self.refused(2)
+        self.refused(2, "optimise", path)
+        self.refused(2, "optimize", path, "--fast")
+        self.refused(2, "optimize", path, "--compile", "maybe")
+        self.refused(2, "optimize", path, "--target", "gtx9999", says="rtx4090")
+        self.refused(2, "plan", "@kb79", "--target", "gtx9999", says="gtx9999")
+        self.refused(2, "plan", "@kb79")
+        self.refused(2, "plan", "b1_i3_o4_k3", "--target", "h200")  # no length
+        self.refused(2, "plan", "b1_i3_q4_k3_l9", "--target", "h200")
+        self.refused(2, "plan", "@nobody", "--target", "h200", says="nobody")
+        self.refused(2, "optimize", path, "--workload", "i3_o4")
+
+    def test_problems_that_are_refused(self):
+        self.refused(3, "plan", "i4_o4_k3_l8_s2_a2", "--target", "h200")  # output_padding too large
+        self.refused(3, "plan", "i4_o4_k3_l8_d0", "--target", "h200")
+        self.refused(3, "plan", "i4_o4_k1_l1_p1", "--target", "h200")  # no output
+        self.refused(3, "plan", "b9999999999_i9999999999_o9999999999_k3_l9", "--target", "h200")  # overflow
+
+    def test_verify_of_a_file_that_is_absent(self):
+        self.refused(2, "verify", self.folder / "absent.py")
+
+    def test_a_full_standard_output_is_an_error(self):
+        with open("/dev/full", "wb") as full:
+            result = subprocess.run([BINARY, "plan", "@kb79", "--target", "h200"], stdout=full, stderr=subprocess.PIPE)
+        self.assertEqual(result.returncode, 2)
+        self.assertIn(b"standard output", result.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
