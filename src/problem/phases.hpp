@@ -74,8 +74,8 @@ class Phases {
 
 // What a workload must do and move, whatever the algorithm.
 struct Work {
-  double useful_flops = 0;  // 2 * multiply-adds that land inside the input (bias not counted)
-  double bytes_read = 0;    // x, w and bias once
+  double useful_flops = 0;   // 2 * multiply-adds that land inside the input (bias not counted)
+  double bytes_read = 0;     // x, w and bias once
   double bytes_written = 0;  // y once
   [[nodiscard]] double bytes() const noexcept { return bytes_read + bytes_written; }
 };
