@@ -1,7 +1,6 @@
 // The float64 reference, twice: as the definition scatters, and as the phases gather. Slow and obvious.
 #pragma once
 
-#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -9,16 +8,11 @@
 
 namespace tconv::verify {
 
-// x (B, C_in, L), w (C_in, C_out/groups, K), bias (C_out) or empty; returns y (B, C_out, L_out).
+// x (B, C_in, L), w (C_in, C_out/groups, K), bias (C_out) or empty; returns y (B, C_out, L_out), all
+// row-major. The workload must be valid.
 [[nodiscard]] std::vector<double> scatter(const Workload& workload, std::span<const double> x,
                                           std::span<const double> w, std::span<const double> bias);
 [[nodiscard]] std::vector<double> gather(const Workload& workload, std::span<const double> x,
                                          std::span<const double> w, std::span<const double> bias);
-
-// Per-element error bound for an answer computed in the workload's arithmetic:
-//   gamma(n) * sum |x||w| + u_out * |y|,   n the products summed; derivation in bound.cpp.
-[[nodiscard]] std::vector<double> error_bound(const Workload& workload, std::span<const double> x,
-                                              std::span<const double> w, std::span<const double> bias,
-                                              std::span<const double> y);
 
 }  // namespace tconv::verify

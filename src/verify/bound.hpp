@@ -1,0 +1,21 @@
+// How far an answer may be from the float64 reference.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "problem/problem.hpp"
+
+namespace tconv::verify {
+
+// What computed the sums. Triton's interpreter multiplies and adds in IEEE arithmetic, whatever the
+// input precision asked for; a GPU's matrix units cut TF32 operands and truncate partial sums.
+enum class Engine { ieee, tensor_cores };
+
+// Per output element, the largest admissible |answer - y|, with y (B, C_out, L_out) the float64 result
+// of the same stored x, w and bias. Derivation in bound.cpp. i32 is exact modulo 2^32: all zero.
+[[nodiscard]] std::vector<double> error_bound(const Workload& workload, std::span<const double> x,
+                                              std::span<const double> w, std::span<const double> bias,
+                                              std::span<const double> y, Engine engine);
+
+}  // namespace tconv::verify
