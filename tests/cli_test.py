@@ -181,8 +181,8 @@ class Good(CommandLine):
         self.assertIn("2098176", json.dumps(report))
         plan = json.loads(self.tconv("plan", "@kb79", "--target", "h200", "--json").stdout)
         self.assertEqual((plan["target"], plan["phases"]), ("h200", {"count": 2, "live": 1, "dead": 1, "max_taps": 3}))
-        self.assertGreaterEqual(plan["chosen"][0]["predicted_s"], plan["limit"]["seconds"])
-        times = [candidate["predicted_s"] for candidate in plan["ranked"]]
+        self.assertGreaterEqual(plan["chosen"][0]["predicted_seconds"], plan["limit"]["seconds"])
+        times = [candidate["predicted_seconds"] for candidate in plan["ranked"]]
         self.assertEqual(times, sorted(times))
 
     def test_plan_in_words(self):

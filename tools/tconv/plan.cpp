@@ -67,10 +67,10 @@ nlohmann::ordered_json to_json(const plan::Candidate& candidate) {
           {"warps", schedule.warps},
           {"stages", schedule.stages},
           {"group", schedule.group},
-          {"predicted_s", candidate.seconds},
-          {"memory_s", candidate.memory_seconds},
-          {"arithmetic_s", candidate.arithmetic_seconds},
-          {"issue_s", candidate.issue_seconds},
+          {"predicted_seconds", candidate.seconds},
+          {"memory_seconds", candidate.memory_seconds},
+          {"arithmetic_seconds", candidate.arithmetic_seconds},
+          {"issue_seconds", candidate.issue_seconds},
           {"tail", candidate.tail}};
 }
 
@@ -80,9 +80,9 @@ std::string json(const plan::Plan& plan) {
   out["workload"] = print_word(plan.workload);
   out["target"] = std::string(plan.target->key);
   out["limit"] = {{"seconds", plan.limit.seconds},
-                  {"memory_s", plan.limit.memory_seconds},
-                  {"arithmetic_s", plan.limit.arithmetic_seconds},
-                  {"launch_s", plan.limit.launch_seconds},
+                  {"memory_seconds", plan.limit.memory_seconds},
+                  {"arithmetic_seconds", plan.limit.arithmetic_seconds},
+                  {"launch_seconds", plan.limit.launch_seconds},
                   {"bound_by", std::string(plan.limit.bound_by)},
                   {"bytes", plan.limit.work.bytes()},
                   {"useful_flops", plan.limit.work.useful_flops}};
