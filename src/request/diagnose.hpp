@@ -19,7 +19,7 @@ struct WorkloadGuess {
   std::string catalogue_name;                  // "kb_l1_79" when it came from the catalogue
   std::string how;                             // "launch__grid_size 2098176 = 16 x 64 x 2049 ..." in words
   std::vector<std::string> also;               // other workloads that would give the same grid
-  std::map<std::string, std::int64_t> config;  // the autotune config the grid implies, if one
+  std::map<std::string, std::int64_t> config;  // block sizes, warps and stages of the launch, where the grid fixes them
 };
 
 enum class Verdict { applied, not_needed, conflict };

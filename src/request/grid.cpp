@@ -10,6 +10,7 @@
 #include "problem/catalogue.hpp"
 #include "problem/grammar.hpp"
 #include "util/error.hpp"
+#include "util/text.hpp"
 
 namespace tconv::request {
 namespace {

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "util/error.hpp"
+#include "util/text.hpp"
 
 namespace tconv::request {
 namespace {
@@ -155,7 +156,7 @@ void require_possible(const KernelMetrics& metrics, const std::string& path) {
   for (const auto& [name, value] : metrics.values) {
     if (!is_percentage(name) || !std::isfinite(value) || (value >= 0 && value <= 100)) continue;
     throw Error(Exit::usage, path,
-                fmt::format("metric {}{} is {} %", printable(name),
+                fmt::format("metric {}{} is {} %", printable(name, 120),
                             metrics.kernel.empty() ? "" : " of kernel " + printable(metrics.kernel), value),
                 "a percentage lies between 0 and 100");
   }
@@ -203,7 +204,7 @@ std::vector<MetricNote> metric_notes(const Stage& stage, const KernelMetrics* me
       }
       if (exists && fact->kind == MetricKind::launch) say(fact->why);
     }
-    if (!why.empty()) notes.push_back({printable(name), std::move(alias), std::move(why)});
+    if (!why.empty()) notes.push_back({printable(name, 120), std::move(alias), std::move(why)});
   };
   for (const std::string& text : stage.metrics) add(metric_name(text), true);
   if (metrics != nullptr) {
@@ -213,15 +214,6 @@ std::vector<MetricNote> metric_notes(const Stage& stage, const KernelMetrics* me
     for (const std::string_view name : carried) add(name, false);
   }
   return notes;
-}
-
-std::string printable(std::string_view text, std::size_t limit) {
-  std::string shown;
-  for (const char c : text) {
-    if (shown.size() >= limit) return shown + "...";
-    shown += c >= ' ' && c <= '~' ? c : '?';
-  }
-  return shown;
 }
 
 }  // namespace tconv::request

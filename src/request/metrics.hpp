@@ -62,7 +62,4 @@ struct MetricNote {
 // carry: the stage's first, in its order, then the others by name. `metrics` may be null (the request has none).
 [[nodiscard]] std::vector<MetricNote> metric_notes(const Stage& stage, const KernelMetrics* metrics, int sm);
 
-// Text of a request as it may appear in a message: printable ASCII, at most `limit` characters.
-[[nodiscard]] std::string printable(std::string_view text, std::size_t limit = 120);
-
 }  // namespace tconv::request
