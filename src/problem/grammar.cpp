@@ -7,6 +7,7 @@
 
 #include "problem/catalogue.hpp"
 #include "util/error.hpp"
+#include "util/text.hpp"
 
 namespace tconv {
 namespace {
@@ -15,12 +16,7 @@ constexpr std::size_t kMaxWord = 256;
 constexpr std::string_view kTokenRule =
     "a token is one of b i o l k s p a d g and a number, one of f32 tf32 f16 bf16 f64 i32, or bias";
 
-// Quotes hostile text for a message: printable ASCII, at most 40 characters of it.
-std::string quoted(std::string_view text) {
-  std::string result = "'";
-  for (const char c : text.substr(0, 40)) result += c >= ' ' && c <= '~' ? c : '?';
-  return result + (text.size() > 40 ? "...'" : "'");
-}
+std::string quoted(std::string_view text) { return fmt::format("'{}'", printable(text, 40)); }
 
 class Parser {
  public:

@@ -73,22 +73,10 @@ Refusal too_large(std::string_view what) {
   return {fmt::format("{} does not fit in 63 bits", what), "sizes and offsets are int64"};
 }
 
-}  // namespace
-
-std::string_view name(Arithmetic arithmetic) noexcept { return entry(arithmetic).name; }
-
-std::optional<Arithmetic> arithmetic_named(std::string_view name) noexcept {
-  const auto found = std::ranges::find(kArithmetics, name, &Named::name);
-  if (found == std::end(kArithmetics)) return std::nullopt;
-  return found->arithmetic;
-}
-
-int bytes_per_element(Arithmetic arithmetic) noexcept { return entry(arithmetic).bytes; }
-
-// The order is PyTorch 2.13's (tests/golden/pytorch_rules.json holds its verdicts): the shape checks that every
-// backend shares, then those of the native kernel. dilation == 0 is one of the latter there; here it fails with
-// dilation < 0, before anything divides by it.
-std::optional<Refusal> refuse(const Problem& p) {
+// PyTorch's order, version 2.13 (tests/golden/pytorch_rules.json holds its verdicts): first the shape checks that every
+// backend shares, then the empty input, then the checks of the native kernel. There dilation == 0 is one of the last;
+// here it fails with dilation < 0, before anything divides by it.
+std::optional<Refusal> refuse_shape(const Problem& p) {
   if (p.groups < 1) return Refusal{fmt::format("groups is {}", p.groups), "groups must be at least 1"};
   if (p.padding < 0) return Refusal{fmt::format("padding is {}", p.padding), "padding must not be negative"};
   if (p.output_padding < 0) {
@@ -106,6 +94,19 @@ std::optional<Refusal> refuse(const Problem& p) {
     return Refusal{fmt::format("C_out is {} with {} groups", p.c_out, p.groups), "C_out must be a multiple of groups"};
   }
   if (p.padding > std::numeric_limits<std::int64_t>::max() / 2) return too_large("2 * padding");
+  return std::nullopt;
+}
+
+std::optional<Refusal> refuse_extent(const Extent& extent) {
+  if (extent.batch < 0) return Refusal{fmt::format("the batch is {}", extent.batch), "batch must not be negative"};
+  if (extent.length < 0) return Refusal{fmt::format("L_in is {}", extent.length), "L_in must not be negative"};
+  if (extent.length == 0 && extent.batch != 0) {
+    return Refusal{"L_in is 0", "only an empty batch may have an empty length"};
+  }
+  return std::nullopt;
+}
+
+std::optional<Refusal> refuse_kernel(const Problem& p) {
   if (p.kernel < 1) return Refusal{fmt::format("the kernel has {} taps", p.kernel), "K must be at least 1"};
   if (p.output_padding >= std::max(p.stride, p.dilation)) {
     return Refusal{
@@ -113,33 +114,50 @@ std::optional<Refusal> refuse(const Problem& p) {
         "output_padding must be smaller than stride or dilation"};
   }
   if (p.c_out < 1) return Refusal{fmt::format("C_out is {}", p.c_out), "C_out must be at least 1"};
-
-  const std::int64_t bytes = bytes_per_element(p.arithmetic);
-  if (!product({p.c_in, p.c_out / p.groups, p.kernel, bytes}).fits()) return too_large("the size of the weight");
-  // A residue (below stride) is added to tap offsets, so their sum has to fit too.
-  if (!last_uncropped(p, 2).fits()) return too_large("the reach of the kernel, stride + dilation * (K-1)");
+  if (!product({p.c_in, p.c_out / p.groups, p.kernel, bytes_per_element(p.arithmetic)}).fits()) {
+    return too_large("the size of the weight");
+  }
+  // Phases adds a residue, which is below stride, to the offset of a tap.
+  if (!last_uncropped(p, 2).fits()) return too_large("stride + dilation * (K-1) + output_padding");
   return std::nullopt;
 }
 
-std::optional<Refusal> refuse(const Problem& p, const Extent& extent) {
-  if (auto refusal = refuse(p)) return refusal;
-  if (extent.batch < 0) return Refusal{fmt::format("the batch is {}", extent.batch), "batch must not be negative"};
-  if (extent.length < 0) return Refusal{fmt::format("L_in is {}", extent.length), "L_in must not be negative"};
-  if (extent.length == 0 && extent.batch != 0) {
-    return Refusal{"L_in is 0", "only an empty batch may have an empty length"};
-  }
-  // Positions q of outputs go up to last_uncropped; L_out itself is one more, less the padding.
+std::optional<Refusal> refuse_output(const Problem& p, const Extent& extent) {
+  // Position arithmetic goes up to the output before it is cropped, L_out itself to one more, less the padding.
   if (!(last_uncropped(p, extent.length) + Checked(1)).fits()) return too_large("L_out before padding is cropped");
-  const Checked out = checked_out_length(p, extent.length);
-  if (!out.fits()) return too_large("L_out");
-  if (out.value() < 1) {
-    return Refusal{fmt::format("L_out is {} for L_in {}", out.value(), extent.length), "L_out must be at least 1"};
-  }
+  const Checked checked_out = checked_out_length(p, extent.length);
+  if (!checked_out.fits()) return too_large("L_out");
+  const std::int64_t out = checked_out.value();
+  if (out < 1) return Refusal{fmt::format("L_out is {} for L_in {}", out, extent.length), "L_out must be at least 1"};
   const std::int64_t bytes = bytes_per_element(p.arithmetic);
   if (!product({extent.batch, p.c_in, extent.length, bytes}).fits()) return too_large("the size of the input");
-  if (!product({extent.batch, p.c_out, out.value(), bytes}).fits()) return too_large("the size of the output");
+  if (!product({extent.batch, p.c_out, out, bytes}).fits()) return too_large("the size of the output");
   if (!product({p.kernel, extent.length}).fits()) return too_large("K * L_in");
   return std::nullopt;
+}
+
+}  // namespace
+
+std::string_view name(Arithmetic arithmetic) noexcept { return entry(arithmetic).name; }
+
+std::optional<Arithmetic> arithmetic_named(std::string_view name) noexcept {
+  const auto found = std::ranges::find(kArithmetics, name, &Named::name);
+  if (found == std::end(kArithmetics)) return std::nullopt;
+  return found->arithmetic;
+}
+
+int bytes_per_element(Arithmetic arithmetic) noexcept { return entry(arithmetic).bytes; }
+
+std::optional<Refusal> refuse(const Problem& problem) {
+  if (auto refusal = refuse_shape(problem)) return refusal;
+  return refuse_kernel(problem);
+}
+
+std::optional<Refusal> refuse(const Problem& problem, const Extent& extent) {
+  if (auto refusal = refuse_shape(problem)) return refusal;
+  if (auto refusal = refuse_extent(extent)) return refusal;
+  if (auto refusal = refuse_kernel(problem)) return refusal;
+  return refuse_output(problem, extent);
 }
 
 void require_valid(const Problem& problem) {

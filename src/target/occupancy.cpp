@@ -53,10 +53,11 @@ Occupancy occupancy(const Target& target, int registers, int shared_memory, int 
   result.by_shared_memory = static_cast<int>(blocks_by_shared_memory(target, shared_memory));
   result.by_warps = static_cast<int>(blocks_by_warps(target, threads, warps));
   result.by_blocks = static_cast<int>(whole(target.blocks_per_sm));
-  const std::pair<int, std::string_view> limits[] = {{result.by_registers, "registers"},
-                                                     {result.by_shared_memory, "shared memory"},
+  // At a tie the limit that no kernel can change comes first: lowering the others would gain nothing.
+  const std::pair<int, std::string_view> limits[] = {{result.by_blocks, "blocks"},
                                                      {result.by_warps, "warps"},
-                                                     {result.by_blocks, "blocks"}};
+                                                     {result.by_registers, "registers"},
+                                                     {result.by_shared_memory, "shared memory"}};
   std::tie(result.blocks_per_sm, result.limited_by) =
       *std::ranges::min_element(limits, {}, [](auto limit) { return limit.first; });
   result.warps_per_sm = result.blocks_per_sm * static_cast<int>(warps);
