@@ -48,11 +48,11 @@ std::string workload_sentence(const Facts& facts) {
 
 std::string phases_sentence(const Facts& facts) {
   const Phases& phases = facts.phases;
-  std::string out = fmt::format("{} phase{} of the output: {} live with at most {} tap{}", phases.count(),
-                                phases.count() == 1 ? "" : "s", phases.live(), phases.max_taps(),
-                                phases.max_taps() == 1 ? "" : "s");
-  if (phases.dead() > 0) out += fmt::format(", {} dead (no tap reaches it: bias only)", phases.dead());
-  return out;
+  const std::string taps = fmt::format("{} tap{}", phases.max_taps(), phases.max_taps() == 1 ? "" : "s");
+  if (phases.count() == 1) return fmt::format("one phase of {} (stride 1)", taps);
+  if (phases.dead() == 0) return fmt::format("{} phases of the output, all live, at most {} each", phases.count(), taps);
+  return fmt::format("{} phases of the output: {} live, at most {} each, and {} dead (no tap reaches {}: bias only)",
+                     phases.count(), phases.live(), taps, phases.dead(), phases.dead() == 1 ? "it" : "them");
 }
 
 std::string limit_sentence(const Facts& facts) {
@@ -61,14 +61,14 @@ std::string limit_sentence(const Facts& facts) {
   const std::string moved =
       fmt::format("{} must move ({} read, {} written)", quantity_text(work.bytes(), "B"),
                   quantity_text(work.bytes_read, "B"), quantity_text(work.bytes_written, "B"));
-  const std::string arithmetic = fmt::format("{} useful", quantity_text(work.useful_flops, "flop"));
+  const std::string arithmetic = fmt::format("{} useful", quantity_text(work.useful_flops, "FLOP"));
   const double rate = achievable_flops(facts.target, facts.workload.problem.arithmetic);
   if (limit.bound_by == "memory") {
     return fmt::format("bound by memory: {} at the {} that DRAM reaches for this mix; {}", moved,
                        quantity_text(facts.dram, "B/s"), arithmetic);
   }
   if (limit.bound_by == "arithmetic") {
-    return fmt::format("bound by arithmetic: {} at the {} reached in {}; {}", arithmetic, quantity_text(rate, "flop/s"),
+    return fmt::format("bound by arithmetic: {} at the {} reached in {}; {}", arithmetic, quantity_text(rate, "FLOP/s"),
                        name(facts.workload.problem.arithmetic), moved);
   }
   return fmt::format("bound by {}: {} for one launch; {}, {}", limit.bound_by, seconds_text(limit.launch_seconds),

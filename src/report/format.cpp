@@ -119,11 +119,11 @@ std::string quantity_text(double value, std::string_view unit) {
   if (std::isnan(value)) return "not a number";
   if (std::isinf(value)) return value > 0 ? "infinite" : "minus infinite";
   if (value == 0) return fmt::format("0 {}", unit);
-  static constexpr std::array<std::string_view, 9> kPrefixes = {"p", "n", "µ", "m", "", "k", "M", "G", "T"};
+  static constexpr std::array<std::string_view, 10> kPrefixes = {"p", "n", "µ", "m", "", "k", "M", "G", "T", "P"};
   // 999.6 would print as "1000": step to the next prefix where the rounding does.
   double exponent = std::floor(std::log10(std::abs(value)) / 3);
   if (std::abs(value) / std::pow(1000.0, exponent) >= 999.5) exponent += 1;
-  exponent = std::clamp(exponent, -4.0, 4.0);
+  exponent = std::clamp(exponent, -4.0, 5.0);
   const double scaled = value / std::pow(1000.0, exponent);
   const std::string digits = std::abs(scaled) >= 999.5 ? fmt::format("{:.0f}", scaled) : three_digits(scaled);
   return fmt::format("{} {}{}", digits, kPrefixes[static_cast<std::size_t>(exponent + 4)], unit);

@@ -65,8 +65,7 @@ td p { margin: 3px 0 0; color: var(--muted); font-size: 13.5px; }
 .badge.wrong_result, .badge.conflict { color: var(--bad); } .badge.limitation { color: var(--current); }
 .badge.performance { color: var(--limit); } .badge.applied { color: var(--fine); }
 details { margin-top: 10px; } summary { cursor: pointer; font-weight: 600; margin-bottom: 10px; }
-svg.chart { display: block; margin: 6px 0; font-size: 12.5px; }
-svg.fit { max-width: 100%; height: auto; }
+svg.chart { display: block; margin: 6px 0; font-size: 12.5px; max-width: 100%; height: auto; }
 svg text { fill: var(--ink); }
 svg .tick, svg .axis, svg .value, svg .missing { fill: var(--muted); }
 svg .strong { font-weight: 600; }
@@ -183,12 +182,12 @@ std::string tiles(const Facts& facts) {
 }
 
 std::string time_svg(const Facts& facts) {
-  constexpr double kLabel = 116, kBars = 520, kRow = 34, kBar = 20, kTop = 6, kWidth = 980;
+  constexpr double kLabel = 116, kBars = 420, kRow = 34, kBar = 20, kTop = 6, kWidth = 980;
   double longest = 0;
   for (const TimeRow& row : facts.times) longest = std::max(longest, row.seconds.value_or(0));
   const double height = kTop * 2 + kRow * static_cast<double>(facts.times.size());
   std::string out = fmt::format(
-      "<svg class=\"chart fit\" viewBox=\"0 0 {0:g} {1:g}\" width=\"{0:g}\" height=\"{1:g}\" role=\"img\" "
+      "<svg class=\"chart\" style=\"min-width:720px\" viewBox=\"0 0 {0:g} {1:g}\" width=\"{0:g}\" height=\"{1:g}\" role=\"img\" "
       "aria-labelledby=\"time-title time-desc\">\n<title id=\"time-title\">Time of one call</title>\n"
       "<desc id=\"time-desc\">",
       kWidth, height);
@@ -219,7 +218,7 @@ std::string time_svg(const Facts& facts) {
 }
 
 std::string performance(const Facts& facts) {
-  std::string out = "<h2>Time of one call</h2>\n" + time_svg(facts);
+  std::string out = "<h2>Time of one call</h2>\n<div class=\"scroll\">" + time_svg(facts) + "</div>\n";
   out += fmt::format("<p class=\"note\">The limit is {}.</p>\n", html_text(facts.limit_sentence));
   const std::string roofline = roofline_svg(facts);
   if (!roofline.empty()) {
@@ -238,10 +237,10 @@ std::string phases(const Facts& facts) {
   const PhaseWindow window = phase_window(facts.workload);
   const std::int64_t stride = facts.workload.problem.stride;
   std::string out = "<h2>Phases: which tap feeds which output</h2>\n";
-  out += fmt::format("<p>{}. ", html_text(facts.phases_sentence));
-  out += stride == 1 ? "With stride 1 there is one phase, an ordinary convolution. "
-                     : fmt::format("Each phase writes every {}{} output. ", stride,
-                                   stride == 2 ? "nd" : stride == 3 ? "rd" : "th");
+  out += fmt::format("<p>Here: {}. ", html_text(facts.phases_sentence));
+  if (stride > 1) {
+    out += fmt::format("Each phase writes every {}{} output. ", stride, stride == 2 ? "nd" : stride == 3 ? "rd" : "th");
+  }
   if (facts.phases.dead() > 0) out += "Hatched outputs receive no tap: they are the bias alone, with no load and no product. ";
   out += "Colours tell the taps of a phase apart.</p>\n";
   out += "<div class=\"scroll\">" + phases_svg(facts.workload) + "</div>\n";

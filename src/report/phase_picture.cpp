@@ -17,7 +17,8 @@ constexpr std::size_t kMostInputs = 20;
 constexpr int kColours = 8;  // of taps, in the style sheet
 
 // Pixels.
-constexpr double kMargin = 12, kLegend = 64, kCell = 30, kGap = 14, kFan = 150, kLine = 17, kCharacter = 7.0;
+constexpr double kMargin = 12, kLegend = 64, kCell = 30, kGap = 14, kFan = 150, kLine = 17, kCharacter = 7.0, kRoom = 800;
+constexpr double kLeastWidth = 760;  // narrower screens scroll: the labels would be unreadable
 
 bool inside(std::int64_t index, std::int64_t length) { return index >= 0 && index < length; }
 
@@ -65,7 +66,7 @@ PhaseWindow phase_window(const Workload& workload) {
   PhaseWindow window;
   window.residues = std::min(phases.count(), kMostResidues);
   window.taps = std::min(phases.max_taps(), kMostTaps);
-  window.positions = window.residues > 4 ? 2 : 3;
+  window.positions = window.residues > 4 ? 2 : window.residues > 1 ? 3 : 4;
 
   // Where every tap of the window lands inside the input, if the input is long enough for that.
   const std::int64_t first = phases.first_position();
@@ -108,8 +109,9 @@ std::string phases_svg(const Workload& workload) {
 
   // Cells are as wide as the longest label asks for.
   const std::int64_t last_q = window.first_position + window.positions - 1;
-  const double cell =
-      std::max(46.0, text_width(fmt::format("y[{}]", index_of(last_q, window.residues - 1))) + 10);
+  const double roomy = kRoom / static_cast<double>(window.residues * window.positions);
+  const double cell = std::max(text_width(fmt::format("y[{}]", index_of(last_q, window.residues - 1))) + 10,
+                               std::clamp(roomy, 46.0, 72.0));
   double group = static_cast<double>(window.positions) * cell;
   for (std::int64_t r = 0; r < window.residues; ++r) {
     const Phase phase = phases.phase(r);
@@ -120,20 +122,24 @@ std::string phases_svg(const Workload& workload) {
   }
   group += 16;
 
-  // The input row, with room for a gap where indices are left out.
+  // The input row: spread out over the outputs it feeds, with a gap where indices are left out.
+  const double outputs_width = static_cast<double>(window.residues) * (group + kGap) - kGap;
+  const auto input_count = static_cast<double>(window.inputs.size());
+  const double spread =
+      std::clamp((0.7 * outputs_width - input_count * cell) / std::max(1.0, input_count - 1), 0.0, 1.5 * cell);
   std::map<std::int64_t, double> input_x;
   std::vector<double> ellipses;
-  double cursor = 0;
+  double cursor = -spread;
   for (std::size_t i = 0; i < window.inputs.size(); ++i) {
     if (i > 0 && window.inputs[i] != window.inputs[i - 1] + 1) {
-      ellipses.push_back(cursor + 11);
+      ellipses.push_back(cursor + (spread + 22) / 2);
       cursor += 22;
     }
+    cursor += spread;
     input_x[window.inputs[i]] = cursor;
     cursor += cell;
   }
   const double inputs_width = cursor;
-  const double outputs_width = static_cast<double>(window.residues) * (group + kGap) - kGap;
   const double width = kLegend + std::max(inputs_width, outputs_width) + kMargin;
   const double middle = kLegend + std::max(inputs_width, outputs_width) / 2;
   const double inputs_left = middle - inputs_width / 2;
@@ -149,7 +155,7 @@ std::string phases_svg(const Workload& workload) {
   const auto draw_cell = [&](double x, double y, std::string_view style, std::string_view label) {
     fmt::format_to(cell_out, "<rect class=\"{}\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:g}\" rx=\"3\"/>\n",
                    style, x + 1, y, cell - 2, kCell);
-    fmt::format_to(cell_out, "<text class=\"index\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>\n",
+    fmt::format_to(cell_out, "<text class=\"index halo\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>\n",
                    x + cell / 2, y + kCell / 2 + 4, label);
   };
 
@@ -204,10 +210,10 @@ std::string phases_svg(const Workload& workload) {
 
   auto out = std::back_inserter(svg);
   fmt::format_to(out,
-                 "<svg class=\"chart\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" height=\"{1:.0f}\" role=\"img\" "
+                 "<svg class=\"chart\" style=\"min-width:{3:.0f}px\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" height=\"{1:.0f}\" role=\"img\" "
                  "aria-labelledby=\"phases-title phases-desc\">\n<title id=\"phases-title\">Which tap feeds which "
                  "output</title>\n<desc id=\"phases-desc\">{2}</desc>\n",
-                 width, height, html_text(summary(phases, window, workload)));
+                 width, height, html_text(summary(phases, window, workload)), std::min(width, kLeastWidth));
   svg += "<defs><pattern id=\"hatch\" width=\"7\" height=\"7\" patternUnits=\"userSpaceOnUse\" "
          "patternTransform=\"rotate(45)\"><line class=\"hatch\" x1=\"0\" y1=\"0\" x2=\"0\" y2=\"7\"/></pattern></defs>\n";
   fmt::format_to(out, "<text class=\"label strong\" x=\"{:g}\" y=\"{:.1f}\">input</text>\n", 4.0,

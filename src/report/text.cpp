@@ -13,7 +13,7 @@ namespace {
 constexpr std::size_t kWidth = 120;
 constexpr std::size_t kMostOfField = 960;  // columns of one string of the request
 constexpr std::size_t kRejectedShown = 5;
-constexpr std::size_t kBarCells = 36;
+constexpr std::size_t kBarCells = 30;
 
 class Terminal {
  public:
