@@ -186,6 +186,49 @@ TEST(Phases, CountHostileSizesInClosedForm) {
   }
 }
 
+// Sizes up to the edge of int64, few taps: the closed form against a loop over the taps in 128 bits.
+TEST(Phases, CountLargeSizesLikeALoopOverTaps) {
+  __extension__ using Wide = __int128;
+  const auto seed = std::random_device{}();
+  std::printf("seed %u\n", seed);
+  std::mt19937_64 random(seed);
+  const auto draw = [&](std::int64_t low, int bits) {
+    const auto kept = std::uniform_int_distribution<int>(1, bits)(random);
+    return std::max(low, static_cast<std::int64_t>(random() >> (64 - kept)));
+  };
+  int accepted = 0;
+  for (int n = 0; n < 20000; ++n) {
+    const Workload w{{.c_in = 1,
+                      .c_out = 1,
+                      .kernel = draw(1, 8),
+                      .stride = draw(1, 60),
+                      .padding = draw(0, 62),
+                      .output_padding = draw(0, 4),
+                      .dilation = draw(1, 60)},
+                     {.batch = 1, .length = draw(1, 60)}};
+    if (refuse(w.problem, w.extent)) continue;
+    ++accepted;
+    const Problem& p = w.problem;
+    const Wide last = Wide{out_length(p, w.extent.length)} - 1 + p.padding;
+    Wide pairs = 0;
+    for (std::int64_t k = 0; k < p.kernel; ++k) {
+      const Wide above = last - Wide{k} * p.dilation, below = Wide{p.padding} - Wide{k} * p.dilation;
+      const Wide end = above < 0 ? 0 : std::min<Wide>(w.extent.length, above / p.stride + 1);
+      const Wide begin = below <= 0 ? 0 : (below + p.stride - 1) / p.stride;
+      pairs += std::max<Wide>(0, end - begin);
+    }
+    const Phases phases(p);
+    ASSERT_EQ(phases.useful_taps(w.extent.length), static_cast<std::int64_t>(pairs))
+        << "seed " << seed << ", " << print_word(w);
+    const Phase phase = phases.phase((p.kernel - 1) * p.dilation % p.stride);
+    ASSERT_FALSE(phase.dead()) << "seed " << seed << ", " << print_word(w);
+    ASSERT_EQ(phase.tap(phase.count - 1), (Tap{p.kernel - 1, phases.min_offset()}))
+        << "seed " << seed << ", " << print_word(w);
+  }
+  std::printf("%d problems\n", accepted);
+  EXPECT_GT(accepted, 500);
+}
+
 TEST(Work, CountsEveryByteOnce) {
   const Work w = work(parse_workload("b2_i4_o6_l10_k3_s2_g2_f16_bias"));
   EXPECT_EQ(w.bytes_read, 2.0 * (2 * 4 * 10 + 4 * 3 * 3 + 6));
