@@ -146,6 +146,11 @@ class Units {
         percent_text(*e_.dram), e_.machine->dram_bytes_per_s.value / 1e9, e_.machine->display, bytes_text(w.bytes()),
         time_text(*e_.implied_seconds));
     if (!e_.gap) return;
+    if (*e_.gap < 1) {
+      say("The floor is under the limit there, {}: the DRAM percentage alone shows no gap.",
+          time_text(e_.limit->seconds));
+      return;
+    }
     say("The limit there is {} (bound by {}), so the kernel runs at no more than {:.0f} % of the limit: {:.3g} times "
         "as long as it must.",
         time_text(e_.limit->seconds), e_.limit->bound_by, 100 / *e_.gap, *e_.gap);
