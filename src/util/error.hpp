@@ -20,7 +20,7 @@ enum class Exit : int {
 // Thrown for every refusal. `what()` is one line: "<where>: <what> (<rule>)".
 class Error : public std::runtime_error {
  public:
-  Error(Exit exit, std::string where, std::string what, std::string rule)
+  Error(Exit exit, std::string where, const std::string& what, std::string rule)
       : std::runtime_error((where.empty() ? "" : where + ": ") + what +
                            (rule.empty() ? "" : " (" + rule + ")")),
         exit_(exit),
