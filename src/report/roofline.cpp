@@ -13,6 +13,7 @@ namespace {
 constexpr double kLeft = 92, kRight = 740, kTop = 12, kBottom = 400;  // the plot, in pixels
 constexpr double kWidth = 960, kHeight = 456;
 constexpr double kLineHeight = 17;
+constexpr double kBesidePoints = 300;  // room for the labels of points
 constexpr double kBelowPoints = 76;  // room for the labels of points that coincide
 
 // A logarithmic axis over whole decades.
@@ -100,8 +101,9 @@ std::string roofline_svg(const Facts& facts) {
 
   // Room to the right of the points for their labels, room to the left for the slope to be seen.
   const double ridge = tops.front().rate / facts.dram;
-  Axis x{decade_below(std::min(intensity / 3, ridge / 12)), decade_above(std::max(intensity * 60, ridge * 4)), kLeft,
+  Axis x{decade_below(std::min(intensity / 3, ridge / 12)), decade_above(std::max(intensity, ridge * 4)), kLeft,
          kRight};
+  while (x.at(intensity) + kBesidePoints > kRight) ++x.high;
   const int top = decade_above(tops.front().rate * 1.1);
   Axis y{std::min(decade_below(std::min(marks.back().rate, tops.back().rate)), top - 3), top, kBottom, kTop};
   while (y.at(marks.back().rate) + kBelowPoints > kBottom) --y.low;
