@@ -21,8 +21,7 @@ enum class Exit : int {
 class Error : public std::runtime_error {
  public:
   Error(Exit exit, std::string where, const std::string& what, std::string rule)
-      : std::runtime_error((where.empty() ? "" : where + ": ") + what +
-                           (rule.empty() ? "" : " (" + rule + ")")),
+      : std::runtime_error((where.empty() ? "" : where + ": ") + what + (rule.empty() ? "" : " (" + rule + ")")),
         exit_(exit),
         where_(std::move(where)),
         rule_(std::move(rule)) {}
