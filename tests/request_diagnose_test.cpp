@@ -317,7 +317,7 @@ TEST(DiagnoseUnits, TiledKernelWaitsOnLatency) {
   const std::vector<std::string> units = plain(tiled_request()).units;
   EXPECT_TRUE(mentions(units, "waits on latency"));
   EXPECT_TRUE(mentions(units, "15.9 of 48 warps per SM, 1.98 programs of 8 warps"));
-  EXPECT_TRUE(mentions(units, "requested 5 times (1 blocks of output channels x 5 taps)"));
+  EXPECT_TRUE(mentions(units, "requested 5 times (1 block of output channels x 5 taps)"));
   EXPECT_FALSE(mentions(units, "no tl.dot"));
   EXPECT_FALSE(mentions(units, "dead"));
 }
@@ -466,7 +466,7 @@ TEST(DiagnoseRules, TilingStageOfTheTiledKernel) {
   EXPECT_EQ(d.rules[2].verdict, Verdict::applied);
   EXPECT_EQ(d.rules[3].verdict, Verdict::applied) << "33 % occupancy asks for other blocks";
   EXPECT_NE(d.rules[3].why.find("15.9 of 48"), std::string::npos) << d.rules[3].why;
-  EXPECT_EQ(d.rules[4].verdict, Verdict::conflict);
+  EXPECT_EQ(d.rules[4].verdict, Verdict::not_needed);
   EXPECT_EQ(d.rules[5].verdict, Verdict::applied);
   EXPECT_NE(d.rules[5].why.find("not met"), std::string::npos);
 }
@@ -491,6 +491,7 @@ TEST(DiagnoseRules, TheVerdictFollowsTheEvidence) {
 
   const std::string keep = "- Do NOT modify grid or BLOCK sizes";
   EXPECT_EQ(judged(scalar_request(), keep).verdict, Verdict::conflict);
+  EXPECT_EQ(judged(scalar_request(), "Always include original config").verdict, Verdict::conflict);
   Request good = tiled_request();
   good.metrics[0].values[kDram] = 90;  // at its limit
   EXPECT_EQ(judged(good, keep).verdict, Verdict::applied);

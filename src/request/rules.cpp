@@ -282,7 +282,12 @@ Judgement oversized(const Evidence& e, const std::string& rule) {
   if (gated) return not_needed(join(warps_text(e) + ": no reason to change the blocks"));
   return applied(join("a tile's masked share counts in the predicted time, so an oversized one loses"));
 }
-Judgement keep_baseline(const Evidence& e, const std::string&) {
+Judgement keep_baseline(const Evidence& e, const std::string& rule) {
+  if (wasteful(e) && (rule.find("unclear") != std::string::npos || rule.find("unsure") != std::string::npos)) {
+    return not_needed(
+        "the sizes are not unclear: the plan ranks them by predicted time, for another loop than the current one (" +
+        access_evidence(e) + ")");
+  }
   if (wasteful(e)) {
     return conflict("the current tile belongs to a loop that the answer does not have: " + access_evidence(e));
   }
@@ -304,7 +309,7 @@ Judgement stages_if_stalled(const Evidence& e, const std::string&) {
   const std::string none = "no stall metric was collected";
   if (issue_bound(e)) {
     return not_needed(fmt::format(
-        "{}; DRAM {} with sm__throughput {} says bound by instruction issue, so more stages "
+        "{}; DRAM {} with sm__throughput {} says that the SM is what binds, so more stages "
         "alone cannot help{}",
         none, percent_text(*e.dram), percent_text(*e.sm), wasteful(e) ? ": the access pattern must change" : ""));
   }
