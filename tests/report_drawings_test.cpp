@@ -1,5 +1,3 @@
-#include "report/drawings.hpp"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -8,6 +6,7 @@
 #include <string>
 #include <tuple>
 
+#include "report/drawings.hpp"
 #include "report/format.hpp"
 #include "report_fixture.hpp"
 #include "report_xml.hpp"
@@ -16,8 +15,8 @@ namespace tconv::report {
 namespace {
 
 using test::Element;
-using test::Markup;
 using test::has_class;
+using test::Markup;
 
 struct Drawn {
   std::set<std::tuple<std::int64_t, std::int64_t, std::int64_t>> taps;  // k, i, t
@@ -165,7 +164,8 @@ TEST(Roofline, LabelsNeitherOverlapNorLeaveThePicture) {
           for (std::size_t j = 0; j < i; ++j) {
             const bool apart = boxes[i].left >= boxes[j].right || boxes[j].left >= boxes[i].right ||
                                std::abs(boxes[i].baseline - boxes[j].baseline) >= 12;
-            EXPECT_TRUE(apart) << target.key << ' ' << word << ": '" << boxes[i].text << "' on '" << boxes[j].text << "'";
+            EXPECT_TRUE(apart) << target.key << ' ' << word << ": '" << boxes[i].text << "' on '" << boxes[j].text
+                               << "'";
           }
         }
       }
@@ -177,7 +177,8 @@ TEST(Roofline, PointsLieAtTheirRates) {
   const auto made = test::report_case(test::kKernelBench79, "rtx4090");
   const std::string svg = roofline_svg(gather(made->answer));
   const double flops = made->plan.limit.work.useful_flops;
-  for (const double seconds : {*made->diagnosis.implied_seconds, made->plan.chosen[0].seconds, made->plan.limit.seconds}) {
+  for (const double seconds :
+       {*made->diagnosis.implied_seconds, made->plan.chosen[0].seconds, made->plan.limit.seconds}) {
     EXPECT_NE(svg.find(quantity_text(flops / seconds, "FLOP/s")), std::string::npos);
   }
 }

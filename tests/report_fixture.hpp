@@ -40,8 +40,13 @@ inline std::unique_ptr<ReportCase> report_case(std::string_view word, std::strin
   const double best = plan.limit.seconds;
   for (int i = 0; i < 3; ++i) {
     plan::Candidate candidate;
-    candidate.schedule = {.block_rows = 64, .phases = 1, .block_positions = 64 << i, .block_channels = 32,
-                          .warps = i == 0 ? 4 : 8, .stages = 2 + i, .group = 8};
+    candidate.schedule = {.block_rows = 64,
+                          .phases = 1,
+                          .block_positions = 64 << i,
+                          .block_channels = 32,
+                          .warps = i == 0 ? 4 : 8,
+                          .stages = 2 + i,
+                          .group = 8};
     candidate.seconds = best * (1.11 + 0.07 * i);
     candidate.memory_seconds = best * 1.05;
     candidate.arithmetic_seconds = best * 0.31;
@@ -51,7 +56,8 @@ inline std::unique_ptr<ReportCase> report_case(std::string_view word, std::strin
   }
   plan.ranked = plan.chosen;
   for (int i = 0; i < 12; ++i) {
-    plan.rejected.push_back({fmt::format("rows 256, positions {}, warps 4", 64 + i), "accumulator needs 512 registers a thread, the target has 255"});
+    plan.rejected.push_back({fmt::format("rows 256, positions {}, warps 4", 64 + i),
+                             "accumulator needs 512 registers a thread, the target has 255"});
   }
 
   request::Diagnosis& diagnosis = made->diagnosis;

@@ -1,10 +1,10 @@
-#include "report/format.hpp"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
 #include <string>
+
+#include "report/format.hpp"
 
 namespace tconv::report {
 namespace {
@@ -27,9 +27,12 @@ TEST(ReportFormat, RoundingMovesToTheNextPrefix) {
 }
 
 TEST(ReportFormat, PlainReplacesWhatDeceives) {
-  EXPECT_EQ(plain("a\x1b[31mb"), "a\xEF\xBF\xBD[31mb");               // terminal escape
+  EXPECT_EQ(plain("a\x1b[31mb"), "a\xEF\xBF\xBD[31mb");  // terminal escape
   EXPECT_EQ(plain("a\nb\tc"), "a b c");
-  EXPECT_EQ(plain("a\xE2\x80\xAE" "b"), "a\xEF\xBF\xBD" "b");        // right-to-left override
+  EXPECT_EQ(plain("a\xE2\x80\xAE"
+                  "b"),
+            "a\xEF\xBF\xBD"
+            "b");                                                    // right-to-left override
   EXPECT_EQ(plain("\xC3\xA9"), "\xC3\xA9");                          // well-formed text stays
   EXPECT_EQ(plain("\xC0\xAF"), "\xEF\xBF\xBD\xEF\xBF\xBD");          // overlong
   EXPECT_EQ(plain("\xED\xA0\x80").find('\xED'), std::string::npos);  // surrogate

@@ -17,8 +17,8 @@
 namespace tconv::report {
 namespace {
 
-using test::Markup;
 using test::kKernelBench79;
+using test::Markup;
 using test::report_case;
 
 bool contains(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
@@ -172,7 +172,8 @@ TEST(ReportText, ListsFewRejectedAndMarkdownAll) {
 TEST(ReportText, HostileStringsReachNoTerminal) {
   const auto made = report_case(kKernelBench79, "rtx4090");
   poison(*made, "\x1b]0;owned\x07\x1b[2J\xE2\x80\xAE\xFF\r\nnext");
-  const std::string forms[] = {text(made->answer, false), markdown(made->answer), html(made->answer), json(made->answer)};
+  const std::string forms[] = {text(made->answer, false), markdown(made->answer), html(made->answer),
+                               json(made->answer)};
   for (const std::string& form : forms) {
     EXPECT_FALSE(contains(form, "\x1b"));
     EXPECT_FALSE(contains(form, "\x07"));
@@ -217,7 +218,8 @@ TEST(ReportHtml, IsWellFormedAndSelfContained) {
     for (const test::Element& element : markup.elements) {
       EXPECT_NE(element.name, "script");
       EXPECT_NE(element.name, "link");
-      for (const char* key : {"src", "href", "onclick", "onload"}) EXPECT_FALSE(element.attributes.contains(key)) << key;
+      for (const char* key : {"src", "href", "onclick", "onload"})
+        EXPECT_FALSE(element.attributes.contains(key)) << key;
     }
     EXPECT_FALSE(contains(page, "http:"));
     EXPECT_FALSE(contains(page, "https:"));

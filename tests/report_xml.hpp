@@ -93,7 +93,8 @@ inline std::size_t count(const Markup& markup, std::string_view name) {
 
 inline bool has_class(const Element& element, std::string_view wanted) {
   const auto found = element.attributes.find("class");
-  return found != element.attributes.end() && (" " + found->second + " ").find(" " + std::string(wanted) + " ") != std::string::npos;
+  return found != element.attributes.end() &&
+         (" " + found->second + " ").find(" " + std::string(wanted) + " ") != std::string::npos;
 }
 
 }  // namespace tconv::test

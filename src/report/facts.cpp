@@ -40,8 +40,8 @@ std::string workload_sentence(const Facts& facts) {
   const request::WorkloadGuess& guess = facts.diagnosis.workload;
   std::string out = guess.how;
   if (!guess.workload) {
-    out += fmt::format("{}The answer serves any length; the figures here are for {}.", out.empty() ? "" : " ",
-                       facts.word);
+    out +=
+        fmt::format("{}The answer serves any length; the figures here are for {}.", out.empty() ? "" : " ", facts.word);
   }
   return out;
 }
@@ -50,17 +50,18 @@ std::string phases_sentence(const Facts& facts) {
   const Phases& phases = facts.phases;
   const std::string taps = fmt::format("{} tap{}", phases.max_taps(), phases.max_taps() == 1 ? "" : "s");
   if (phases.count() == 1) return fmt::format("one phase of {} (stride 1)", taps);
-  if (phases.dead() == 0) return fmt::format("{} phases of the output, all live, at most {} each", phases.count(), taps);
-  return fmt::format("{} phases of the output: {} live, at most {} each, and {} dead (no tap reaches {}: bias only)",
-                     phases.count(), phases.live(), taps, phases.dead(), phases.dead() == 1 ? "it" : "them");
+  if (phases.dead() == 0)
+    return fmt::format("{} phases of the output, all live, at most {} each", phases.count(), taps);
+  return fmt::format("{} phases of the output: {} live, at most {}{}, and {} dead (no tap reaches {}: bias only)",
+                     phases.count(), phases.live(), taps, phases.live() == 1 ? "" : " each", phases.dead(),
+                     phases.dead() == 1 ? "it" : "them");
 }
 
 std::string limit_sentence(const Facts& facts) {
   const Limit& limit = facts.plan.limit;
   const Work& work = limit.work;
-  const std::string moved =
-      fmt::format("{} must move ({} read, {} written)", quantity_text(work.bytes(), "B"),
-                  quantity_text(work.bytes_read, "B"), quantity_text(work.bytes_written, "B"));
+  const std::string moved = fmt::format("{} must move ({} read, {} written)", quantity_text(work.bytes(), "B"),
+                                        quantity_text(work.bytes_read, "B"), quantity_text(work.bytes_written, "B"));
   const std::string arithmetic = fmt::format("{} useful", quantity_text(work.useful_flops, "FLOP"));
   const double rate = achievable_flops(facts.target, facts.workload.problem.arithmetic);
   if (limit.bound_by == "memory") {
@@ -146,19 +147,26 @@ Facts gather(const Answer& incomplete) {
 
 std::string_view name(request::Verdict verdict) noexcept {
   switch (verdict) {
-    case request::Verdict::applied: return "applied";
-    case request::Verdict::not_needed: return "not needed";
-    case request::Verdict::conflict: return "conflict";
+    case request::Verdict::applied:
+      return "applied";
+    case request::Verdict::not_needed:
+      return "not needed";
+    case request::Verdict::conflict:
+      return "conflict";
   }
   return "unknown";
 }
 
 std::string_view name(request::Finding::Severity severity) noexcept {
   switch (severity) {
-    case request::Finding::Severity::wrong_result: return "wrong result";
-    case request::Finding::Severity::limitation: return "limitation";
-    case request::Finding::Severity::performance: return "performance";
-    case request::Finding::Severity::note: return "note";
+    case request::Finding::Severity::wrong_result:
+      return "wrong result";
+    case request::Finding::Severity::limitation:
+      return "limitation";
+    case request::Finding::Severity::performance:
+      return "performance";
+    case request::Finding::Severity::note:
+      return "note";
   }
   return "unknown";
 }

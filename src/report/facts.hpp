@@ -14,9 +14,9 @@ namespace tconv::report {
 struct TimeRow {
   std::string name;  // "current kernel", "answer", "limit"
   std::optional<double> seconds;
-  std::string note;             // where the figure comes from, or why there is none
-  bool other_machine = false;   // measured elsewhere: not comparable with the rest
-  std::string_view key;         // "current", "cudnn", "answer", "limit": class and colour
+  std::string note;            // where the figure comes from, or why there is none
+  bool other_machine = false;  // measured elsewhere: not comparable with the rest
+  std::string_view key;        // "current", "cudnn", "answer", "limit": class and colour
 };
 
 struct ScheduleRow {
@@ -37,15 +37,15 @@ struct Facts {
 
   std::optional<double> current{};    // seconds, implied by the metrics
   std::optional<double> predicted{};  // seconds of the first schedule
-  double limit = 0;                 // seconds
-  bool current_elsewhere = false;   // `current` is of the request's GPU, the rest of another
+  double limit = 0;                   // seconds
+  bool current_elsewhere = false;     // `current` is of the request's GPU, the rest of another
   std::optional<double> speedup{};    // current / predicted, on one machine only
-  double dram = 0;                  // achievable bytes/s for the workload's mix
+  double dram = 0;                    // achievable bytes/s for the workload's mix
 
-  std::vector<TimeRow> times{};                       // current, cuDNN, answer, limit
-  std::vector<const request::Finding*> findings{};    // worst first, then by line
-  std::vector<ScheduleRow> schedules{};               // as in plan.chosen
-  std::vector<const Compiled*> other_compiled{};      // compiled, but not among the chosen
+  std::vector<TimeRow> times{};                     // current, cuDNN, answer, limit
+  std::vector<const request::Finding*> findings{};  // worst first, then by line
+  std::vector<ScheduleRow> schedules{};             // as in plan.chosen
+  std::vector<const Compiled*> other_compiled{};    // compiled, but not among the chosen
 
   std::string target_sentence{}, workload_sentence{}, phases_sentence{}, limit_sentence{}, body_sentence{};
 };

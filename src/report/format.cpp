@@ -44,15 +44,25 @@ bool within(char32_t c, std::span<const Range> ranges) {
 
 // Controls, zero-width characters, direction marks, tags: what makes text read otherwise than it is.
 bool deceptive(char32_t c) {
-  static constexpr std::array<Range, 9> kRanges = {{{0x00, 0x1F}, {0x7F, 0x9F}, {0xAD, 0xAD}, {0x61C, 0x61C},
-                                                    {0x200B, 0x200F}, {0x2028, 0x202E}, {0x2060, 0x206F},
-                                                    {0xFEFF, 0xFEFF}, {0xE0000, 0xE0FFF}}};
+  static constexpr std::array<Range, 9> kRanges = {{{0x00, 0x1F},
+                                                    {0x7F, 0x9F},
+                                                    {0xAD, 0xAD},
+                                                    {0x61C, 0x61C},
+                                                    {0x200B, 0x200F},
+                                                    {0x2028, 0x202E},
+                                                    {0x2060, 0x206F},
+                                                    {0xFEFF, 0xFEFF},
+                                                    {0xE0000, 0xE0FFF}}};
   return within(c, kRanges) || (c & 0xFFFE) == 0xFFFE;
 }
 
 std::size_t width_of(char32_t c) {
-  static constexpr std::array<Range, 7> kWide = {{{0x1100, 0x115F}, {0x2E80, 0xA4CF}, {0xAC00, 0xD7A3},
-                                                  {0xF900, 0xFAFF}, {0xFE30, 0xFE6F}, {0xFF00, 0xFF60},
+  static constexpr std::array<Range, 7> kWide = {{{0x1100, 0x115F},
+                                                  {0x2E80, 0xA4CF},
+                                                  {0xAC00, 0xD7A3},
+                                                  {0xF900, 0xFAFF},
+                                                  {0xFE30, 0xFE6F},
+                                                  {0xFF00, 0xFF60},
                                                   {0x1F300, 0x3FFFF}}};
   return within(c, kWide) ? 2 : 1;
 }
@@ -81,12 +91,23 @@ std::string escaped_for_html(const std::string& text) {
   out.reserve(text.size());
   for (const char c : text) {
     switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&quot;"; break;
-      case '\'': out += "&#39;"; break;
-      default: out += c;
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&quot;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      default:
+        out += c;
     }
   }
   return out;
@@ -166,7 +187,8 @@ std::string markdown_text(std::string_view text) {
     if (c == '_') escape = !(word_character(before) && word_character(after));
     // Bare addresses turn into links by themselves.
     if (c == ':') escape = after == '/';
-    if (c == '.') escape = i >= 3 && (clean[i - 3] | 0x20) == 'w' && (clean[i - 2] | 0x20) == 'w' && (before | 0x20) == 'w';
+    if (c == '.')
+      escape = i >= 3 && (clean[i - 3] | 0x20) == 'w' && (clean[i - 2] | 0x20) == 'w' && (before | 0x20) == 'w';
     if (c == '@') escape = true;
     // What starts a list, a heading's underline or a quotation only does so at the start of a line.
     if (i == 0 && (c == '-' || c == '+' || c == '=')) escape = true;

@@ -59,6 +59,7 @@ th, td { padding: 7px 10px 7px 0; border-bottom: 1px solid var(--rule); }
 td { vertical-align: top; overflow-wrap: anywhere; }
 th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.w { white-space: nowrap; }
+td.n + td:not(.n), th.n + th:not(.n) { padding-left: 12px; }
 td p { margin: 3px 0 0; color: var(--muted); font-size: 13.5px; }
 .badge { display: inline-block; font-size: 12.5px; font-weight: 600; line-height: 1.3; padding: 2px 9px; border-radius: 10px;
   border: 1px solid currentColor; white-space: nowrap; color: var(--muted); }
@@ -116,9 +117,7 @@ Cell explained(std::string_view statement, std::string_view explanation) {
   return {html, ""};
 }
 
-std::string style_attribute(std::string_view style) {
-  return style.empty() ? "" : fmt::format(" class=\"{}\"", style);
-}
+std::string style_attribute(std::string_view style) { return style.empty() ? "" : fmt::format(" class=\"{}\"", style); }
 
 std::string table_head(std::initializer_list<Cell> cells) {
   std::string out = "<div class=\"scroll\"><table>\n<thead><tr>";
@@ -148,9 +147,9 @@ std::string head(const Facts& facts) {
   };
   entry("request", fmt::format("<code>{}</code>", html_text(facts.request.path)));
   entry("target", html_text(facts.target_sentence));
-  entry("stage", html_text(facts.request.stage.focus.empty()
-                               ? facts.stage
-                               : fmt::format("{}: {}", facts.stage, facts.request.stage.focus)));
+  entry("stage",
+        html_text(facts.request.stage.focus.empty() ? facts.stage
+                                                    : fmt::format("{}: {}", facts.stage, facts.request.stage.focus)));
   std::string workload = fmt::format("<code>{}</code>", html_text(facts.word));
   if (!guess.catalogue_name.empty()) workload += fmt::format(" <code>@{}</code>", html_text(guess.catalogue_name));
   entry("workload", workload);
@@ -187,30 +186,34 @@ std::string time_svg(const Facts& facts) {
   for (const TimeRow& row : facts.times) longest = std::max(longest, row.seconds.value_or(0));
   const double height = kTop * 2 + kRow * static_cast<double>(facts.times.size());
   std::string out = fmt::format(
-      "<svg class=\"chart\" style=\"min-width:720px\" viewBox=\"0 0 {0:g} {1:g}\" width=\"{0:g}\" height=\"{1:g}\" role=\"img\" "
+      "<svg class=\"chart\" style=\"min-width:720px\" viewBox=\"0 0 {0:g} {1:g}\" width=\"{0:g}\" height=\"{1:g}\" "
+      "role=\"img\" "
       "aria-labelledby=\"time-title time-desc\">\n<title id=\"time-title\">Time of one call</title>\n"
       "<desc id=\"time-desc\">",
       kWidth, height);
   for (const TimeRow& row : facts.times) {
-    out += html_text(fmt::format("{}: {}, {}. ", row.name, row.seconds ? seconds_text(*row.seconds) : "no figure", row.note));
+    out += html_text(
+        fmt::format("{}: {}, {}. ", row.name, row.seconds ? seconds_text(*row.seconds) : "no figure", row.note));
   }
   out += "</desc>\n";
   double y = kTop;
   for (const TimeRow& row : facts.times) {
     const double base = y + kBar / 2 + 5;
-    out += fmt::format("<text class=\"label strong\" x=\"{:g}\" y=\"{:g}\" text-anchor=\"end\">{}</text>\n", kLabel - 12,
-                       base, html_text(row.name));
+    out += fmt::format("<text class=\"label strong\" x=\"{:g}\" y=\"{:g}\" text-anchor=\"end\">{}</text>\n",
+                       kLabel - 12, base, html_text(row.name));
     if (row.seconds && longest > 0) {
       const double width = std::max(2.0, *row.seconds / longest * kBars);
       out += fmt::format("<rect class=\"bar {}{}\" x=\"{:g}\" y=\"{:g}\" width=\"{:.1f}\" height=\"{:g}\" rx=\"2\"/>\n",
                          row.key, row.other_machine ? " elsewhere" : "", kLabel, y, width, kBar);
-      out += fmt::format("<text class=\"label\" x=\"{:.1f}\" y=\"{:g}\"><tspan class=\"strong\">{}</tspan>"
-                         "<tspan class=\"value\" dx=\"8\">{}</tspan></text>\n",
-                         kLabel + width + 9, base, html_text(seconds_text(*row.seconds)), html_text(row.note));
+      out += fmt::format(
+          "<text class=\"label\" x=\"{:.1f}\" y=\"{:g}\"><tspan class=\"strong\">{}</tspan>"
+          "<tspan class=\"value\" dx=\"8\">{}</tspan></text>\n",
+          kLabel + width + 9, base, html_text(seconds_text(*row.seconds)), html_text(row.note));
     } else {
-      out += fmt::format("<rect class=\"empty\" x=\"{:g}\" y=\"{:g}\" width=\"26\" height=\"{:g}\" rx=\"2\"/>\n", kLabel + 0.5,
-                         y, kBar);
-      out += fmt::format("<text class=\"missing\" x=\"{:g}\" y=\"{:g}\">{}</text>\n", kLabel + 36, base, html_text(row.note));
+      out += fmt::format("<rect class=\"empty\" x=\"{:g}\" y=\"{:g}\" width=\"26\" height=\"{:g}\" rx=\"2\"/>\n",
+                         kLabel + 0.5, y, kBar);
+      out += fmt::format("<text class=\"missing\" x=\"{:g}\" y=\"{:g}\">{}</text>\n", kLabel + 36, base,
+                         html_text(row.note));
     }
     y += kRow;
   }
@@ -223,8 +226,10 @@ std::string performance(const Facts& facts) {
   const std::string roofline = roofline_svg(facts);
   if (!roofline.empty()) {
     out += "<h2>Roofline</h2>\n<div class=\"scroll\">" + roofline + "</div>\n";
-    out += "<p class=\"note\">Useful means products whose tap lands inside the input; bytes are those that must move, "
-           "each tensor once. Solid lines bound the limit; the dashed one is for comparison.";
+    out +=
+        "<p class=\"note\">Useful means products whose tap lands inside the input; bytes are those that must move, "
+        "each tensor once. Solid lines bound the limit";
+    out += roofline.find("roof minor") != std::string::npos ? "; the dashed one is for comparison." : ".";
     if (facts.current && facts.current_elsewhere) {
       out += " The current kernel was timed on another machine and is left out.";
     }
@@ -239,9 +244,10 @@ std::string phases(const Facts& facts) {
   std::string out = "<h2>Phases: which tap feeds which output</h2>\n";
   out += fmt::format("<p>Here: {}. ", html_text(facts.phases_sentence));
   if (stride > 1) {
-    out += fmt::format("Each phase writes every {}{} output. ", stride, stride == 2 ? "nd" : stride == 3 ? "rd" : "th");
+    out += fmt::format("Each phase writes one output in {}. ", stride);
   }
-  if (facts.phases.dead() > 0) out += "Hatched outputs receive no tap: they are the bias alone, with no load and no product. ";
+  if (facts.phases.dead() > 0)
+    out += "Hatched outputs receive no tap: they are the bias alone, with no load and no product. ";
   out += "Colours tell the taps of a phase apart.</p>\n";
   out += "<div class=\"scroll\">" + phases_svg(facts.workload) + "</div>\n";
   out += fmt::format("<p class=\"note\">A window of {} position{} per phase, q = {} to {}.", window.positions,
@@ -260,7 +266,8 @@ std::string diagnosis(const Facts& facts) {
   std::string out;
   if (!facts.diagnosis.units.empty()) out += "<h2>What the evidence says</h2>\n" + list(facts.diagnosis.units);
   if (!facts.findings.empty()) {
-    out += "<h2>Findings in the current code</h2>\n" + table_head({words("severity"), number("line"), words("finding")});
+    out +=
+        "<h2>Findings in the current code</h2>\n" + table_head({words("severity"), number("line"), words("finding")});
     for (const request::Finding* finding : facts.findings) {
       out += table_row({badge(key(finding->severity), name(finding->severity)), line_number(finding->line),
                         explained(finding->title, finding->detail)});
@@ -270,8 +277,8 @@ std::string diagnosis(const Facts& facts) {
   if (!facts.diagnosis.rules.empty()) {
     out += "<h2>Stage rules</h2>\n" + table_head({words("verdict"), number("line"), words("rule")});
     for (const request::RuleVerdict& rule : facts.diagnosis.rules) {
-      out += table_row({badge(key(rule.verdict), name(rule.verdict)), line_number(rule.line),
-                        explained(rule.rule, rule.why)});
+      out += table_row(
+          {badge(key(rule.verdict), name(rule.verdict)), line_number(rule.line), explained(rule.rule, rule.why)});
     }
     out += kTableEnd;
   }
@@ -287,8 +294,8 @@ std::string diagnosis(const Facts& facts) {
     out += "<h2>The request's target sheet against ours</h2>\n<p class=\"note\">Ours is used.</p>\n" +
            table_head({words("what"), number("stated"), number("ours"), words("source of ours")});
     for (const request::Disagreement& other : facts.diagnosis.disagreements) {
-      out += table_row({words(other.what), number(number_text(other.stated)), number(number_text(other.ours)),
-                        words(other.source)});
+      out += table_row(
+          {words(other.what), number(number_text(other.stated)), number(number_text(other.ours)), words(other.source)});
     }
     out += kTableEnd;
   }
@@ -320,9 +327,9 @@ std::string schedules(const Facts& facts) {
                      number("occupancy"), number("CTAs an SM"), words("limited by"), words("Triton")});
   const auto resources = [&](const Cell& label, const Compiled& c) {
     out += table_row({label, number(c.registers), number(fmt::format("{} B", c.shared_memory)),
-                      number(fmt::format("{} B", c.spills)), number(fmt::format("{:.0f} %", c.occupancy.fraction * 100)),
-                      number(c.occupancy.blocks_per_sm), short_words(c.occupancy.limited_by),
-                      short_words(c.triton_version)});
+                      number(fmt::format("{} B", c.spills)),
+                      number(fmt::format("{:.0f} %", c.occupancy.fraction * 100)), number(c.occupancy.blocks_per_sm),
+                      short_words(c.occupancy.limited_by), short_words(c.triton_version)});
   };
   rank = 0;
   for (const ScheduleRow& row : facts.schedules) {
@@ -339,8 +346,9 @@ std::string schedules(const Facts& facts) {
 std::string rejected(const Facts& facts) {
   const auto& all = facts.plan.rejected;
   if (all.empty()) return "";
-  std::string out = fmt::format("<h2>Passed over</h2>\n<details><summary>{} candidate{}, each with its reason</summary>\n",
-                                all.size(), all.size() == 1 ? "" : "s");
+  std::string out =
+      fmt::format("<h2>Passed over</h2>\n<details><summary>{} candidate{}, each with its reason</summary>\n",
+                  all.size(), all.size() == 1 ? "" : "s");
   out += table_head({words("candidate"), words("why")});
   for (std::size_t i = 0; i < std::min(all.size(), kRejectedShown); ++i) {
     out += table_row({words(all[i].what), words(all[i].why)});
@@ -356,11 +364,12 @@ std::string rejected(const Facts& facts) {
 
 std::string html(const Answer& answer) {
   const Facts facts = gather(answer);
-  std::string out = "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"
-                    "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n"
-                    // A request is hostile: even if a string of it escaped, nothing may run or load.
-                    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
-                    "'unsafe-inline'\"/>\n";
+  std::string out =
+      "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"
+      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n"
+      // A request is hostile: even if a string of it escaped, nothing may run or load.
+      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
+      "'unsafe-inline'\"/>\n";
   out += fmt::format("<title>ConvTranspose1d for {}: {}</title>\n<style>{}</style>\n</head>\n<body>\n<main>\n",
                      html_text(facts.target.display), html_text(facts.word), kStyle);
   out += head(facts);
@@ -375,8 +384,9 @@ std::string html(const Answer& answer) {
                        html_lines(facts.request.failure));
   }
   if (!facts.request.notes.empty()) out += "<h2>Reading the request</h2>\n" + list(facts.request.notes);
-  out += fmt::format("<h2>The answer</h2>\n<details><summary>answer.py</summary>\n<pre><code>{}</code></pre></details>\n",
-                     html_lines(answer.source));
+  out +=
+      fmt::format("<h2>The answer</h2>\n<details><summary>answer.py</summary>\n<pre><code>{}</code></pre></details>\n",
+                  html_lines(answer.source));
   return out + "</main>\n</body>\n</html>\n";
 }
 

@@ -11,8 +11,12 @@ using Json = nlohmann::ordered_json;  // keys stay in the order they are written
 Json maybe(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
 
 Json schedule_json(const plan::Schedule& s) {
-  return {{"block_rows", s.block_rows},   {"phases", s.phases}, {"block_positions", s.block_positions},
-          {"block_channels", s.block_channels}, {"warps", s.warps},   {"stages", s.stages},
+  return {{"block_rows", s.block_rows},
+          {"phases", s.phases},
+          {"block_positions", s.block_positions},
+          {"block_channels", s.block_channels},
+          {"warps", s.warps},
+          {"stages", s.stages},
           {"group", s.group}};
 }
 
@@ -26,38 +30,56 @@ Json workload_json(const Facts& facts) {
           {"also", guess.also},
           {"config", guess.config},
           {"problem",
-           {{"c_in", p.c_in}, {"c_out", p.c_out}, {"kernel", p.kernel}, {"stride", p.stride}, {"padding", p.padding},
-            {"output_padding", p.output_padding}, {"dilation", p.dilation}, {"groups", p.groups},
-            {"arithmetic", name(p.arithmetic)}, {"bias", p.bias}}},
+           {{"c_in", p.c_in},
+            {"c_out", p.c_out},
+            {"kernel", p.kernel},
+            {"stride", p.stride},
+            {"padding", p.padding},
+            {"output_padding", p.output_padding},
+            {"dilation", p.dilation},
+            {"groups", p.groups},
+            {"arithmetic", name(p.arithmetic)},
+            {"bias", p.bias}}},
           {"batch", facts.workload.extent.batch},
           {"length", facts.workload.extent.length},
-          {"phases", {{"count", facts.phases.count()}, {"live", facts.phases.live()}, {"dead", facts.phases.dead()},
-                      {"max_taps", facts.phases.max_taps()}}}};
+          {"phases",
+           {{"count", facts.phases.count()},
+            {"live", facts.phases.live()},
+            {"dead", facts.phases.dead()},
+            {"max_taps", facts.phases.max_taps()}}}};
 }
 
 Json times_json(const Facts& facts) {
   const Limit& limit = facts.plan.limit;
-  return {{"current_seconds", maybe(facts.current)},
-          {"current_is_of_another_machine", facts.current && facts.current_elsewhere},
-          {"answer_seconds", maybe(facts.predicted)},
-          {"limit_seconds", limit.seconds},
-          {"speedup", maybe(facts.speedup)},
-          {"answer_over_limit", facts.predicted && facts.limit > 0 ? Json(*facts.predicted / facts.limit) : Json(nullptr)},
-          {"limit",
-           {{"bound_by", limit.bound_by}, {"memory_seconds", limit.memory_seconds},
-            {"arithmetic_seconds", limit.arithmetic_seconds}, {"launch_seconds", limit.launch_seconds},
-            {"bytes_read", limit.work.bytes_read}, {"bytes_written", limit.work.bytes_written},
-            {"useful_flops", limit.work.useful_flops}, {"achievable_dram_bytes_per_s", facts.dram},
-            {"achievable_flops", achievable_flops(facts.target, facts.workload.problem.arithmetic)}}}};
+  return {
+      {"current_seconds", maybe(facts.current)},
+      {"current_is_of_another_machine", facts.current && facts.current_elsewhere},
+      {"answer_seconds", maybe(facts.predicted)},
+      {"limit_seconds", limit.seconds},
+      {"speedup", maybe(facts.speedup)},
+      {"answer_over_limit", facts.predicted && facts.limit > 0 ? Json(*facts.predicted / facts.limit) : Json(nullptr)},
+      {"limit",
+       {{"bound_by", limit.bound_by},
+        {"memory_seconds", limit.memory_seconds},
+        {"arithmetic_seconds", limit.arithmetic_seconds},
+        {"launch_seconds", limit.launch_seconds},
+        {"bytes_read", limit.work.bytes_read},
+        {"bytes_written", limit.work.bytes_written},
+        {"useful_flops", limit.work.useful_flops},
+        {"achievable_dram_bytes_per_s", facts.dram},
+        {"achievable_flops", achievable_flops(facts.target, facts.workload.problem.arithmetic)}}}};
 }
 
 Json schedules_json(const Facts& facts) {
   Json out = Json::array();
   for (const ScheduleRow& row : facts.schedules) {
     const plan::Candidate& c = *row.candidate;
-    out.push_back({{"schedule", schedule_json(c.schedule)}, {"predicted_seconds", c.seconds},
-                   {"memory_seconds", c.memory_seconds}, {"arithmetic_seconds", c.arithmetic_seconds},
-                   {"issue_seconds", c.issue_seconds}, {"tail", c.tail}});
+    out.push_back({{"schedule", schedule_json(c.schedule)},
+                   {"predicted_seconds", c.seconds},
+                   {"memory_seconds", c.memory_seconds},
+                   {"arithmetic_seconds", c.arithmetic_seconds},
+                   {"issue_seconds", c.issue_seconds},
+                   {"tail", c.tail}});
   }
   return out;
 }
@@ -65,10 +87,14 @@ Json schedules_json(const Facts& facts) {
 Json compiled_json(const Answer& answer) {
   Json out = Json::array();
   for (const Compiled& c : answer.compiled) {
-    out.push_back({{"schedule", schedule_json(c.schedule)}, {"registers", c.registers},
-                   {"shared_memory_bytes", c.shared_memory}, {"spill_bytes", c.spills},
-                   {"occupancy", c.occupancy.fraction}, {"blocks_per_sm", c.occupancy.blocks_per_sm},
-                   {"limited_by", c.occupancy.limited_by}, {"triton", c.triton_version}});
+    out.push_back({{"schedule", schedule_json(c.schedule)},
+                   {"registers", c.registers},
+                   {"shared_memory_bytes", c.shared_memory},
+                   {"spill_bytes", c.spills},
+                   {"occupancy", c.occupancy.fraction},
+                   {"blocks_per_sm", c.occupancy.blocks_per_sm},
+                   {"limited_by", c.occupancy.limited_by},
+                   {"triton", c.triton_version}});
   }
   return out;
 }
@@ -80,8 +106,11 @@ std::string json(const Answer& answer) {
   const request::Diagnosis& diagnosis = facts.diagnosis;
   Json out;
   out["request"] = facts.request.path;
-  out["target"] = {{"key", facts.target.key}, {"name", facts.target.display}, {"chip", facts.target.chip},
-                   {"sm", facts.target.sm}, {"overridden", diagnosis.target_overridden},
+  out["target"] = {{"key", facts.target.key},
+                   {"name", facts.target.display},
+                   {"chip", facts.target.chip},
+                   {"sm", facts.target.sm},
+                   {"overridden", diagnosis.target_overridden},
                    {"stated", facts.request.stated.name}};
   out["stage"] = {{"name", facts.stage}, {"focus", facts.request.stage.focus}};
   out["workload"] = workload_json(facts);
@@ -89,8 +118,10 @@ std::string json(const Answer& answer) {
   out["evidence"] = diagnosis.units;
   out["findings"] = Json::array();
   for (const request::Finding* finding : facts.findings) {
-    out["findings"].push_back({{"severity", key(finding->severity)}, {"line", finding->line},
-                               {"title", finding->title}, {"detail", finding->detail}});
+    out["findings"].push_back({{"severity", key(finding->severity)},
+                               {"line", finding->line},
+                               {"title", finding->title},
+                               {"detail", finding->detail}});
   }
   out["rules"] = Json::array();
   for (const request::RuleVerdict& rule : diagnosis.rules) {

@@ -29,8 +29,8 @@ std::string bullets(const std::vector<std::string>& lines) {
 }
 
 std::string times(const Facts& facts) {
-  std::string out = "## Time\n\n" + row({"", "time", "of the limit", "where it comes from"}) +
-                    rule({"---", "---:", "---:", "---"});
+  std::string out =
+      "## Time\n\n" + row({"", "time", "of the limit", "where it comes from"}) + rule({"---", "---:", "---:", "---"});
   for (const TimeRow& time : facts.times) {
     const bool comparable = time.seconds && !time.other_machine && facts.limit > 0;
     out += row({time.name, time.seconds ? seconds_text(*time.seconds) : "-",
@@ -56,8 +56,8 @@ std::string findings(const Facts& facts) {
 
 std::string rules(const Facts& facts) {
   if (facts.diagnosis.rules.empty()) return "";
-  std::string out = "## Stage rules\n\n" + row({"line", "rule", "verdict", "why"}) +
-                    rule({"---:", "---", "---", "---"});
+  std::string out =
+      "## Stage rules\n\n" + row({"line", "rule", "verdict", "why"}) + rule({"---:", "---", "---", "---"});
   for (const request::RuleVerdict& verdict : facts.diagnosis.rules) {
     out += row({verdict.line > 0 ? fmt::format("{}", verdict.line) : "", markdown_text(verdict.rule),
                 std::string(name(verdict.verdict)), markdown_text(verdict.why)});
@@ -78,8 +78,8 @@ std::string metrics(const Facts& facts) {
     out += "## The request's target sheet against ours\n\nOurs is used.\n\n" +
            row({"what", "stated", "ours", "source"}) + rule({"---", "---:", "---:", "---"});
     for (const request::Disagreement& other : facts.diagnosis.disagreements) {
-      out += row({markdown_text(other.what), number_text(other.stated), number_text(other.ours),
-                  markdown_text(other.source)});
+      out += row(
+          {markdown_text(other.what), number_text(other.stated), number_text(other.ours), markdown_text(other.source)});
     }
     out += '\n';
   }
@@ -106,8 +106,8 @@ std::string schedules(const Facts& facts) {
     const std::string& why = facts.answer.not_compiled;
     return out + fmt::format("Not compiled: {}\n\n", why.empty() ? "no reason was given" : markdown_text(why));
   }
-  out += row({"#", "registers a thread", "shared memory a CTA", "spills", "occupancy", "CTAs an SM", "limited by",
-              "Triton"});
+  out += row(
+      {"#", "registers a thread", "shared memory a CTA", "spills", "occupancy", "CTAs an SM", "limited by", "Triton"});
   out += rule({"---:", "---:", "---:", "---:", "---:", "---:", "---", "---"});
   const auto resources = [&](std::string label, const Compiled& compiled) {
     out += row({std::move(label), fmt::format("{}", compiled.registers), fmt::format("{} B", compiled.shared_memory),

@@ -17,7 +17,8 @@ constexpr std::size_t kMostInputs = 20;
 constexpr int kColours = 8;  // of taps, in the style sheet
 
 // Pixels.
-constexpr double kMargin = 12, kLegend = 64, kCell = 30, kGap = 14, kFan = 150, kLine = 17, kCharacter = 7.0, kRoom = 800;
+constexpr double kMargin = 12, kLegend = 64, kCell = 30, kGap = 14, kFan = 150, kLine = 17, kCharacter = 7.0,
+                 kRoom = 800;
 constexpr double kLeastWidth = 760;  // narrower screens scroll: the labels would be unreadable
 
 bool inside(std::int64_t index, std::int64_t length) { return index >= 0 && index < length; }
@@ -48,11 +49,12 @@ std::string summary(const Phases& phases, const PhaseWindow& window, const Workl
   const Problem& problem = workload.problem;
   std::string out = fmt::format("K={}, stride {}, dilation {}, padding {}: ", problem.kernel, problem.stride,
                                 problem.dilation, problem.padding);
-  out += fmt::format("output y[t] with t = {}q + r{} belongs to phase r. {} of {} phases are live, with at most {} "
-                     "tap{} each; {} dead.",
-                     problem.stride == 1 ? "" : fmt::format("{}·", problem.stride),
-                     problem.padding == 0 ? "" : fmt::format(" − {}", problem.padding), phases.live(),
-                     phases.count(), phases.max_taps(), phases.max_taps() == 1 ? "" : "s", phases.dead());
+  out += fmt::format(
+      "output y[t] with t = {}q + r{} belongs to phase r. {} of {} phases are live, with at most {} "
+      "tap{} each; {} dead.",
+      problem.stride == 1 ? "" : fmt::format("{}·", problem.stride),
+      problem.padding == 0 ? "" : fmt::format(" − {}", problem.padding), phases.live(), phases.count(),
+      phases.max_taps(), phases.max_taps() == 1 ? "" : "s", phases.dead());
   if (!window.all_residues) out += fmt::format(" Only the first {} phases are drawn.", window.residues);
   if (!window.all_taps) out += fmt::format(" Only the first {} taps of a phase are drawn.", window.taps);
   return out;
@@ -149,12 +151,13 @@ std::string phases_svg(const Workload& workload) {
   const double list_top = outputs_top + kCell + 26;
   const double height = list_top + kLine * static_cast<double>(std::max<std::int64_t>(window.taps, 1) + 1) + kMargin;
 
-  std::string cells, lines, svg;
+  std::string groups, lines, cells, svg;  // drawn in this order
   auto cell_out = std::back_inserter(cells);
   auto line_out = std::back_inserter(lines);
   const auto draw_cell = [&](double x, double y, std::string_view style, std::string_view label) {
-    fmt::format_to(cell_out, "<rect class=\"{}\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:g}\" rx=\"3\"/>\n",
-                   style, x + 1, y, cell - 2, kCell);
+    fmt::format_to(cell_out,
+                   "<rect class=\"{}\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:g}\" rx=\"3\"/>\n", style,
+                   x + 1, y, cell - 2, kCell);
     fmt::format_to(cell_out, "<text class=\"index halo\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>\n",
                    x + cell / 2, y + kCell / 2 + 4, label);
   };
@@ -171,38 +174,46 @@ std::string phases_svg(const Workload& workload) {
     const Phase phase = phases.phase(r);
     const double left = outputs_left + static_cast<double>(r) * (group + kGap);
     const double cells_left = left + (group - static_cast<double>(window.positions) * cell) / 2;
-    fmt::format_to(cell_out,
-                   "<rect class=\"group\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" rx=\"6\"/>\n", left,
-                   outputs_top - 8, group, height - outputs_top + 8 - kMargin / 2);
+    fmt::format_to(std::back_inserter(groups),
+                   "<rect class=\"group\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" rx=\"6\"/>\n",
+                   left, outputs_top - 8, group, height - outputs_top + 8 - kMargin / 2);
     for (std::int64_t n = 0; n < window.positions; ++n) {
       const std::int64_t q = window.first_position + n;
       const std::int64_t t = index_of(q, r);
       const double x = cells_left + static_cast<double>(n) * cell;
       const bool real = inside(t, outputs);
-      draw_cell(x, outputs_top, !real ? "cell outside" : phase.dead() ? "cell dead" : "cell",
+      draw_cell(x, outputs_top,
+                !real          ? "cell outside"
+                : phase.dead() ? "cell dead"
+                               : "cell",
                 real ? fmt::format("y[{}]", t) : "none");
       for (std::int64_t j = 0; real && j < std::min(phase.count, window.taps); ++j) {
         const Tap tap = phase.tap(j);
         const std::int64_t i = q + tap.offset;
-        fmt::format_to(line_out,
-                       "<line class=\"tap t{}{}\" data-k=\"{}\" data-x=\"{}\" data-y=\"{}\" x1=\"{:.1f}\" y1=\"{:.1f}\" "
-                       "x2=\"{:.1f}\" y2=\"{:.1f}\"/>\n",
-                       j % kColours, inside(i, length) ? "" : " outside", tap.k, i, t,
-                       inputs_left + input_x.at(i) + cell / 2, inputs_top + kCell, x + cell / 2, outputs_top);
+        fmt::format_to(
+            line_out,
+            "<line class=\"tap t{}{}\" data-k=\"{}\" data-x=\"{}\" data-y=\"{}\" x1=\"{:.1f}\" y1=\"{:.1f}\" "
+            "x2=\"{:.1f}\" y2=\"{:.1f}\"/>\n",
+            j % kColours, inside(i, length) ? "" : " outside", tap.k, i, t, inputs_left + input_x.at(i) + cell / 2,
+            inputs_top + kCell, x + cell / 2, outputs_top);
       }
     }
     const double centre = left + group / 2;
-    fmt::format_to(cell_out, "<text class=\"label strong\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">phase {}"
-                             "</text>\n", centre, list_top - 6, r);
+    fmt::format_to(cell_out,
+                   "<text class=\"label strong\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">phase {}"
+                   "</text>\n",
+                   centre, list_top - 6, r);
     if (phase.dead()) {
-      fmt::format_to(cell_out, "<text class=\"label\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">bias only</text>\n",
+      fmt::format_to(cell_out,
+                     "<text class=\"label\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">bias only</text>\n",
                      centre, list_top + kLine - 5);
     }
     for (std::int64_t j = 0; j < std::min(phase.count, window.taps); ++j) {
       const std::string text = tap_text(phase.tap(j));
       const double y = list_top + kLine * static_cast<double>(j + 1) - 5;
       const double x = centre - (text_width(text) + 18) / 2;
-      fmt::format_to(cell_out, "<line class=\"key t{0}\" x1=\"{1:.1f}\" y1=\"{2:.1f}\" x2=\"{3:.1f}\" y2=\"{2:.1f}\"/>\n",
+      fmt::format_to(cell_out,
+                     "<line class=\"key t{0}\" x1=\"{1:.1f}\" y1=\"{2:.1f}\" x2=\"{3:.1f}\" y2=\"{2:.1f}\"/>\n",
                      j % kColours, x, y - 4, x + 12);
       fmt::format_to(cell_out, "<text class=\"index\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", x + 18, y, text);
     }
@@ -210,16 +221,19 @@ std::string phases_svg(const Workload& workload) {
 
   auto out = std::back_inserter(svg);
   fmt::format_to(out,
-                 "<svg class=\"chart\" style=\"min-width:{3:.0f}px\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" height=\"{1:.0f}\" role=\"img\" "
+                 "<svg class=\"chart\" style=\"min-width:{3:.0f}px\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" "
+                 "height=\"{1:.0f}\" role=\"img\" "
                  "aria-labelledby=\"phases-title phases-desc\">\n<title id=\"phases-title\">Which tap feeds which "
                  "output</title>\n<desc id=\"phases-desc\">{2}</desc>\n",
                  width, height, html_text(summary(phases, window, workload)), std::min(width, kLeastWidth));
-  svg += "<defs><pattern id=\"hatch\" width=\"7\" height=\"7\" patternUnits=\"userSpaceOnUse\" "
-         "patternTransform=\"rotate(45)\"><line class=\"hatch\" x1=\"0\" y1=\"0\" x2=\"0\" y2=\"7\"/></pattern></defs>\n";
+  svg +=
+      "<defs><pattern id=\"hatch\" width=\"7\" height=\"7\" patternUnits=\"userSpaceOnUse\" "
+      "patternTransform=\"rotate(45)\"><line class=\"hatch\" x1=\"0\" y1=\"0\" x2=\"0\" y2=\"7\"/></pattern></defs>\n";
   fmt::format_to(out, "<text class=\"label strong\" x=\"{:g}\" y=\"{:.1f}\">input</text>\n", 4.0,
                  inputs_top + kCell / 2 + 4);
   fmt::format_to(out, "<text class=\"label strong\" x=\"{:g}\" y=\"{:.1f}\">output</text>\n", 4.0,
                  outputs_top + kCell / 2 + 4);
+  svg += groups;
   svg += lines;
   svg += cells;
   svg += "</svg>\n";

@@ -13,9 +13,9 @@ namespace tconv::report {
 // What Triton's compiler made of the answer for the target, without a GPU.
 struct Compiled {
   plan::Schedule schedule;
-  int registers = 0;       // per thread
-  int shared_memory = 0;   // bytes per block
-  int spills = 0;          // bytes stored and loaded
+  int registers = 0;      // per thread
+  int shared_memory = 0;  // bytes per block
+  int spills = 0;         // bytes stored and loaded
   Occupancy occupancy;
   std::string triton_version;
 };

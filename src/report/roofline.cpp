@@ -14,11 +14,11 @@ constexpr double kLeft = 92, kRight = 740, kTop = 12, kBottom = 400;  // the plo
 constexpr double kWidth = 960, kHeight = 456;
 constexpr double kLineHeight = 17;
 constexpr double kBesidePoints = 300;  // room for the labels of points
-constexpr double kBelowPoints = 76;  // room for the labels of points that coincide
+constexpr double kBelowPoints = 76;    // room for the labels of points that coincide
 
 // A logarithmic axis over whole decades.
 struct Axis {
-  int low = 0, high = 1;   // powers of ten
+  int low = 0, high = 1;    // powers of ten
   double from = 0, to = 1;  // pixels
   [[nodiscard]] double at(double value) const {
     return from + (std::log10(value) - low) / static_cast<double>(high - low) * (to - from);
@@ -49,10 +49,12 @@ std::vector<Ceiling> ceilings(const Facts& facts) {
   std::vector<Ceiling> out;
   // On some chips the matrix unit is no faster than FFMA in this arithmetic: one line then says both.
   const bool same = std::abs(achieved / ffma - 1) < 0.02;
-  const std::string unit = arithmetic == Arithmetic::f32 ? "FFMA" : std::string(name(arithmetic)) + (same ? " and FFMA" : "");
+  const std::string unit =
+      arithmetic == Arithmetic::f32 ? "FFMA" : std::string(name(arithmetic)) + (same ? " and FFMA" : "");
   out.push_back({achieved, unit + ", achievable",
                  fmt::format("{} of {}", quantity_text(achieved, "FLOP/s"), quantity_text(peak, "FLOP/s")), true});
-  if (!same && arithmetic != Arithmetic::f32) out.push_back({ffma, "FFMA, no matrix unit", quantity_text(ffma, "FLOP/s"), false});
+  if (!same && arithmetic != Arithmetic::f32)
+    out.push_back({ffma, "FFMA, no matrix unit", quantity_text(ffma, "FLOP/s"), false});
   std::sort(out.begin(), out.end(), [](const Ceiling& a, const Ceiling& b) { return a.rate > b.rate; });
   return out;
 }
@@ -112,7 +114,8 @@ std::string roofline_svg(const Facts& facts) {
   std::string svg;
   auto out = std::back_inserter(svg);
   fmt::format_to(out,
-                 "<svg class=\"chart\" style=\"min-width:720px\" viewBox=\"0 0 {0:g} {1:g}\" width=\"{0:g}\" height=\"{1:g}\" role=\"img\" "
+                 "<svg class=\"chart\" style=\"min-width:720px\" viewBox=\"0 0 {0:g} {1:g}\" width=\"{0:g}\" "
+                 "height=\"{1:g}\" role=\"img\" "
                  "aria-labelledby=\"roof-title roof-desc\">\n<title id=\"roof-title\">Roofline of {2}</title>\n"
                  "<desc id=\"roof-desc\">The workload has {3:.3g} useful FLOP per byte that must move.",
                  kWidth, kHeight, html_text(facts.target.display), intensity);
@@ -134,8 +137,10 @@ std::string roofline_svg(const Facts& facts) {
     fmt::format_to(out, "<text class=\"tick\" x=\"{:g}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text>\n", kLeft - 8,
                    at + 4, tick_text(decade, "FLOP/s"));
   }
-  fmt::format_to(out, "<text class=\"axis\" x=\"{:g}\" y=\"{:g}\" text-anchor=\"middle\">useful FLOP per byte that "
-                      "must move</text>\n", (kLeft + kRight) / 2, kBottom + 44);
+  fmt::format_to(out,
+                 "<text class=\"axis\" x=\"{:g}\" y=\"{:g}\" text-anchor=\"middle\">useful FLOP per byte that "
+                 "must move</text>\n",
+                 (kLeft + kRight) / 2, kBottom + 44);
 
   // Ceilings, each from its own ridge; labels in the right margin, pushed apart.
   double label_y = 0;
@@ -155,7 +160,8 @@ std::string roofline_svg(const Facts& facts) {
   const double bend = tops.front().rate;
   const double x1 = x.at(slope_start), y1 = y.at(slope_start * facts.dram);
   const double x2 = x.at(bend / facts.dram), y2 = y.at(bend);
-  fmt::format_to(out, "<line class=\"roof\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\"/>\n", x1, y1, x2, y2);
+  fmt::format_to(out, "<line class=\"roof\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\"/>\n", x1, y1, x2,
+                 y2);
   const double angle = std::atan2(y2 - y1, x2 - x1);
   // The label sits above the longer part of the slope that the points leave free.
   const double split = std::clamp(x.at(intensity), x1, x2);
@@ -171,8 +177,8 @@ std::string roofline_svg(const Facts& facts) {
   const double at_x = x.at(intensity);
   fmt::format_to(out, "<line class=\"intensity\" x1=\"{0:.1f}\" y1=\"{1:.1f}\" x2=\"{0:.1f}\" y2=\"{2:g}\"/>\n", at_x,
                  y.at(marks.front().rate), kBottom);
-  fmt::format_to(out, "<text class=\"tick halo\" x=\"{:.1f}\" y=\"{:g}\" text-anchor=\"end\">{:.3g} FLOP/B</text>\n", at_x - 7, kBottom - 8,
-                 intensity);
+  fmt::format_to(out, "<text class=\"tick halo\" x=\"{:.1f}\" y=\"{:g}\" text-anchor=\"end\">{:.3g} FLOP/B</text>\n",
+                 at_x - 7, kBottom - 8, intensity);
   double below = kTop;
   for (Point& mark : marks) {
     mark.y = y.at(mark.rate);

@@ -90,8 +90,10 @@ void times(Terminal& out, const Facts& facts) {
   }
   out.paragraph("  limit", facts.limit_sentence, kLabel);
   if (facts.speedup) {
-    out.paragraph("  so", fmt::format("{} faster than the current kernel, if both figures hold; {} of the limit",
-                                      ratio_text(*facts.speedup), ratio_text(*facts.predicted / facts.limit)), kLabel);
+    out.paragraph("  so",
+                  fmt::format("{} faster than the current kernel, if both figures hold; {} of the limit",
+                              ratio_text(*facts.speedup), ratio_text(*facts.predicted / facts.limit)),
+                  kLabel);
   }
 }
 
@@ -103,7 +105,10 @@ void findings(Terminal& out, const Facts& facts) {
     const bool limits = finding->severity == request::Finding::Severity::limitation;
     const std::string where = finding->line > 0 ? fmt::format("line {}: ", finding->line) : "";
     out.paragraph(fmt::format("  {}", name(finding->severity)), where + finding->title, 16,
-                  wrong ? Style::red : limits ? Style::yellow : Style::none, Style::none);
+                  wrong    ? Style::red
+                  : limits ? Style::yellow
+                           : Style::none,
+                  Style::none);
     if (!finding->detail.empty()) out.paragraph("", finding->detail, 18, Style::none, Style::dim);
   }
 }
@@ -132,16 +137,20 @@ void metrics(Terminal& out, const Facts& facts) {
   if (!facts.diagnosis.disagreements.empty()) {
     out.heading("The request's target sheet against ours (ours is used)");
     for (const request::Disagreement& other : facts.diagnosis.disagreements) {
-      out.paragraph("  -", fmt::format("{}: stated {}, ours {} ({})", other.what, number_text(other.stated),
-                                       number_text(other.ours), other.source), 4);
+      out.paragraph("  -",
+                    fmt::format("{}: stated {}, ours {} ({})", other.what, number_text(other.stated),
+                                number_text(other.ours), other.source),
+                    4);
     }
   }
 }
 
 void schedules(Terminal& out, const Facts& facts) {
   out.heading(fmt::format("Schedules, best first ({})", facts.body_sentence));
-  out.line(out.styled("   #  rows phases  positions  C_in warps stages group    predicted     memory arithmetic      "
-                      "issue   tail", Style::dim));
+  out.line(
+      out.styled("   #  rows phases  positions  C_in warps stages group    predicted     memory arithmetic      "
+                 "issue   tail",
+                 Style::dim));
   std::size_t number = 0;
   for (const ScheduleRow& row : facts.schedules) {
     const plan::Candidate& c = *row.candidate;
@@ -158,7 +167,8 @@ void schedules(Terminal& out, const Facts& facts) {
     out.paragraph("  no:", facts.answer.not_compiled.empty() ? "no reason was given" : facts.answer.not_compiled, 6);
     return;
   }
-  out.line(out.styled("   #  registers/thread  shared memory/CTA   spills   occupancy  CTAs/SM  limited by", Style::dim));
+  out.line(
+      out.styled("   #  registers/thread  shared memory/CTA   spills   occupancy  CTAs/SM  limited by", Style::dim));
   const auto resources = [&](std::string_view label, const Compiled& compiled) {
     out.line(fmt::format("{:>4}{:>18}{:>17} B{:>7} B{:>10.0f} %{:>9}  {}", label, compiled.registers,
                          compiled.shared_memory, compiled.spills, compiled.occupancy.fraction * 100,
@@ -193,15 +203,17 @@ std::string text(const Answer& answer, bool colour) {
   Terminal out(colour);
   out.paragraph("", fmt::format("ConvTranspose1d for {}", facts.target_sentence), 0, Style::none, Style::bold);
   out.paragraph("request", facts.request.path, kLabel);
-  out.paragraph("stage", facts.request.stage.focus.empty() ? facts.stage
-                                                            : fmt::format("{}: {}", facts.stage, facts.request.stage.focus),
-                kLabel);
+  out.paragraph(
+      "stage",
+      facts.request.stage.focus.empty() ? facts.stage : fmt::format("{}: {}", facts.stage, facts.request.stage.focus),
+      kLabel);
   const request::WorkloadGuess& guess = facts.diagnosis.workload;
-  out.paragraph("workload", guess.catalogue_name.empty() ? facts.word
-                                                          : fmt::format("{}  (@{})", facts.word, guess.catalogue_name),
+  out.paragraph("workload",
+                guess.catalogue_name.empty() ? facts.word : fmt::format("{}  (@{})", facts.word, guess.catalogue_name),
                 kLabel);
   if (!facts.workload_sentence.empty()) out.paragraph("", facts.workload_sentence, kLabel, Style::none, Style::dim);
-  for (const std::string& other : guess.also) out.paragraph("", "the same grid: " + other, kLabel, Style::none, Style::dim);
+  for (const std::string& other : guess.also)
+    out.paragraph("", "the same grid: " + other, kLabel, Style::none, Style::dim);
   out.paragraph("phases", facts.phases_sentence, kLabel);
 
   times(out, facts);
