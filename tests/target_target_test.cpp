@@ -50,6 +50,7 @@ TEST(Sheets, HaveAValueAndASourceForEveryFact) {
                                      t.i32_ops,
                                      t.fma_fraction,
                                      t.tensor_fraction,
+                                     t.half_fraction,
                                      t.mma_sync_fraction,
                                      t.smem_per_sm,
                                      t.smem_per_block,
@@ -64,8 +65,9 @@ TEST(Sheets, HaveAValueAndASourceForEveryFact) {
       EXPECT_GT(fact.value, 0) << t.key << " " << fact.source;
       EXPECT_FALSE(fact.source.empty()) << t.key << " " << fact.value;
     }
-    for (const Fact& fraction : {t.dram_read_write_fraction, t.dram_write_double_fraction, t.dram_write_heavy_fraction,
-                                 t.dram_write_only_fraction, t.fma_fraction, t.tensor_fraction, t.mma_sync_fraction}) {
+    for (const Fact& fraction :
+         {t.dram_read_write_fraction, t.dram_write_double_fraction, t.dram_write_heavy_fraction,
+          t.dram_write_only_fraction, t.fma_fraction, t.tensor_fraction, t.half_fraction, t.mma_sync_fraction}) {
       EXPECT_LE(fraction.value, 1) << t.key;
     }
     EXPECT_FALSE(t.display.empty() || t.architecture.empty() || t.chip.empty() || t.sm == 0) << t.key;
@@ -144,6 +146,8 @@ TEST(Rates, FollowTheArithmetic) {
   const Target& h200 = sheet("h200");
   EXPECT_NEAR(achievable_flops(h200, Arithmetic::tf32), 360e12, 1e9);
   EXPECT_NEAR(achievable_flops(h200, Arithmetic::f32), 50.94e12, 1e9);
+  EXPECT_NEAR(achievable_flops(h200, Arithmetic::f16), 798e12, 1e9);
+  EXPECT_EQ(achievable_flops(h200, Arithmetic::bf16), achievable_flops(h200, Arithmetic::f16));
   // f64 runs on the tensor cores of H200, not on those of GeForce.
   EXPECT_EQ(achievable_flops(h200, Arithmetic::f64), h200.f64_flops.value * h200.tensor_fraction.value);
   EXPECT_EQ(achievable_flops(ada, Arithmetic::f64), ada.f64_flops.value * ada.fma_fraction.value);

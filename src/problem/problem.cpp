@@ -12,13 +12,13 @@ namespace tconv {
 namespace {
 
 struct Named {
-  Arithmetic arithmetic;
   std::string_view name;
+  Arithmetic arithmetic;
   int bytes;
 };
-constexpr Named kArithmetics[] = {{Arithmetic::f32, "f32", 4}, {Arithmetic::tf32, "tf32", 4},
-                                  {Arithmetic::f16, "f16", 2}, {Arithmetic::bf16, "bf16", 2},
-                                  {Arithmetic::f64, "f64", 8}, {Arithmetic::i32, "i32", 4}};
+constexpr Named kArithmetics[] = {{"f32", Arithmetic::f32, 4}, {"tf32", Arithmetic::tf32, 4},
+                                  {"f16", Arithmetic::f16, 2}, {"bf16", Arithmetic::bf16, 2},
+                                  {"f64", Arithmetic::f64, 8}, {"i32", Arithmetic::i32, 4}};
 
 const Named& entry(Arithmetic arithmetic) noexcept { return kArithmetics[static_cast<std::size_t>(arithmetic)]; }
 

@@ -8,19 +8,22 @@
 namespace tconv {
 namespace {
 
-// Whether an arithmetic runs on the tensor cores of the target. f64 does where that is the better rate: on the
-// data-center chips since GA100.
-bool on_tensor_cores(const Target& target, Arithmetic arithmetic) {
+// The part of its peak that the best known matrix product reaches in an arithmetic.
+Fact best_fraction(const Target& target, Arithmetic arithmetic) {
   switch (arithmetic) {
     case Arithmetic::tf32:
+      return target.tensor_fraction;
     case Arithmetic::f16:
     case Arithmetic::bf16:
-      return true;
-    case Arithmetic::f64:
-      return target.sm == 80 || target.sm == 90 || target.sm == 100;
+      return target.half_fraction;
+    case Arithmetic::f64: {
+      // The data-center chips since GA100 have the better f64 rate in their tensor cores.
+      const bool on_tensor_cores = target.sm == 80 || target.sm == 90 || target.sm == 100;
+      return on_tensor_cores ? target.tensor_fraction : target.fma_fraction;
+    }
     case Arithmetic::f32:
     case Arithmetic::i32:
-      return false;
+      return target.fma_fraction;
   }
   __builtin_unreachable();
 }
@@ -46,8 +49,7 @@ Fact peak_flops(const Target& target, Arithmetic arithmetic) {
 }
 
 double achievable_flops(const Target& target, Arithmetic arithmetic) {
-  const Fact fraction = on_tensor_cores(target, arithmetic) ? target.tensor_fraction : target.fma_fraction;
-  return peak_flops(target, arithmetic).value * fraction.value;
+  return peak_flops(target, arithmetic).value * best_fraction(target, arithmetic).value;
 }
 
 double achievable_dram(const Target& target, double bytes_read, double bytes_written) {

@@ -68,7 +68,7 @@ constexpr void set_dram_fractions(Target& t, double fraction, std::string_view s
 constexpr void set_rtx4090_efficiency(Target& t, bool assumed) {
   set_dram_fractions(t, 921.0 / 1008.0, assumed ? kAsRtx4090 : "measured: clpeak issue 106, 921 of 1008 GB/s");
   t.fma_fraction = {77.0 / 82.6, assumed ? kAsRtx4090 : "measured: clpeak issue 106, 71 to 77 TFLOP/s"};
-  t.tensor_fraction = {
+  t.tensor_fraction = t.half_fraction = {
       1, assumed ? kAsRtx4090
                  : "measured: cuBLAS 86.7 TF32 and 158 to 167 FP16 TFLOP/s, at a clock above the listed boost"};
 }
@@ -81,6 +81,7 @@ constexpr void set_h200_efficiency(Target& t, bool assumed) {
   t.dram_write_only_fraction = {4.50 / 4.8, source};
   t.fma_fraction = {50.94 / 66.9, source};
   t.tensor_fraction = {360.0 / 494.7, source};
+  t.half_fraction = {798.0 / 989.4, source};
 }
 
 constexpr Fact imad64(double sms, double clock_hz) { return {sms * 64 * 2 * clock_hz, kImad64}; }
@@ -228,8 +229,8 @@ constexpr Target a100() {
   t.f64_flops = {19.5 * kTera, kA100};
   t.i32_ops = imad64(108, 1.41 * kGiga);
   set_h200_efficiency(t, true);
-  // TF32 and f16 run at the same instruction as on Ada: nothing is lost to mma.sync here.
-  t.tensor_fraction = {1, kAsRtx4090};
+  // Its products are bound by mma.sync as on Ada, not by what feeds wgmma.
+  t.tensor_fraction = t.half_fraction = {1, kAsRtx4090};
   return t;
 }
 

@@ -43,7 +43,8 @@ struct Target {
   Fact f64_flops;          // the better of tensor cores and DFMA
   Fact i32_ops;            // IMAD, multiply and add counted as two
   Fact fma_fraction;       // of fp32_flops, achieved by the vendor's best f32 matrix product
-  Fact tensor_fraction;    // of the tensor rates, achieved by the vendor's best matrix product
+  Fact tensor_fraction;    // of the TF32 (and, where it is one, f64) tensor rate, likewise
+  Fact half_fraction;      // of the f16 and bf16 tensor rates, likewise
   Fact mma_sync_fraction;  // of the tensor rates, achieved by mma.sync (1 where there is no other)
   Fact smem_per_sm;        // bytes
   Fact smem_per_block;     // bytes, the opt-in maximum

@@ -17,12 +17,14 @@ CALLS = [
     {},
     # one rule at a time, on both sides of its edge
     {"padding": -1}, {"padding": 3}, {"padding": HUGE}, {"padding": -HUGE},
-    {"output_padding": -1}, {"output_padding": 1, "stride": 2}, {"output_padding": 1}, {"output_padding": 2, "stride": 2},
+    {"output_padding": -1}, {"output_padding": 1, "stride": 2}, {"output_padding": 1},
+    {"output_padding": 2, "stride": 2},
     {"output_padding": 2, "dilation": 3}, {"output_padding": 2, "stride": 2, "dilation": 2},
     {"output_padding": 4, "stride": 2, "dilation": 5}, {"output_padding": 7, "stride": 8, "dilation": 1},
     {"stride": 0}, {"stride": -1}, {"stride": 9}, {"stride": 9, "kernel": 1},
     {"dilation": 0}, {"dilation": -1}, {"dilation": 7}, {"dilation": 7, "stride": 3},
-    {"groups": 0}, {"groups": -1}, {"groups": 2}, {"groups": 3}, {"groups": 4, "c_out": 4}, {"groups": 5}, {"groups": 8},
+    {"groups": 0}, {"groups": -1}, {"groups": 2}, {"groups": 3}, {"groups": 4, "c_out": 4}, {"groups": 5},
+    {"groups": 8},
     {"groups": 2, "c_out": 5},
     {"c_in": 0}, {"c_in": 0, "batch": 0}, {"c_in": 1}, {"c_in": 3, "groups": 2}, {"c_in": 6, "groups": 3},
     {"c_out": 0}, {"c_out": 1},
@@ -32,7 +34,8 @@ CALLS = [
     # L_out at 1 and below it
     {"padding": 4}, {"kernel": 1, "length": 1, "padding": 1}, {"kernel": 2, "length": 1, "padding": 1},
     {"kernel": 3, "length": 1, "padding": 1}, {"length": 3, "stride": 4, "kernel": 2, "padding": 5},
-    {"length": 3, "stride": 4, "kernel": 2, "padding": 4}, {"length": 2, "padding": 2, "output_padding": 1, "stride": 2},
+    {"length": 3, "stride": 4, "kernel": 2, "padding": 4},
+    {"length": 2, "padding": 2, "output_padding": 1, "stride": 2},
     # two faults: which is reported
     {"padding": -1, "stride": 0}, {"padding": -1, "output_padding": -1}, {"output_padding": -1, "stride": 0},
     {"stride": 0, "dilation": -1}, {"groups": 0, "padding": -1}, {"dilation": -1, "groups": 0},
