@@ -51,6 +51,7 @@ TEST(ReportFormat, MarkdownKeepsNoMarkup) {
   EXPECT_EQ(markdown_text("[t](http://h)"), "\\[t\\](http\\://h)");
   EXPECT_EQ(markdown_text("sm__throughput.avg _x_"), "sm__throughput.avg \\_x\\_");
   EXPECT_EQ(markdown_text("1. first"), "1\\. first");
+  EXPECT_EQ(markdown_text("3.6.0 a & b &copy; &#60;"), "3.6.0 a & b \\&copy; \\&\\#60;");
   EXPECT_EQ(markdown_text("www.h"), "www\\.h");
 }
 

@@ -182,17 +182,18 @@ std::string markdown_text(std::string_view text) {
     const char c = clean[i];
     const char before = i > 0 ? clean[i - 1] : ' ';
     const char after = i + 1 < clean.size() ? clean[i + 1] : ' ';
-    bool escape = std::string_view("\\`*[]<>|#~$&!{}").find(c) != std::string_view::npos;
+    bool escape = std::string_view("\\`*[]<>|#~$!{}").find(c) != std::string_view::npos;
     // An underscore inside a name is no emphasis; escaping it would only hurt the reader of the raw file.
     if (c == '_') escape = !(word_character(before) && word_character(after));
     // Bare addresses turn into links by themselves.
     if (c == ':') escape = after == '/';
     if (c == '.')
       escape = i >= 3 && (clean[i - 3] | 0x20) == 'w' && (clean[i - 2] | 0x20) == 'w' && (before | 0x20) == 'w';
+    if (c == '&') escape = word_character(after) || after == '#';  // an entity
     if (c == '@') escape = true;
     // What starts a list, a heading's underline or a quotation only does so at the start of a line.
     if (i == 0 && (c == '-' || c == '+' || c == '=')) escape = true;
-    if ((c == '.' || c == ')') && i > 0 &&
+    if ((c == '.' || c == ')') && after == ' ' && i > 0 &&
         std::all_of(clean.begin(), clean.begin() + static_cast<std::ptrdiff_t>(i),
                     [](char digit) { return digit >= '0' && digit <= '9'; })) {
       escape = true;
