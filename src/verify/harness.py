@@ -128,13 +128,18 @@ class Wrong(Exception):
 
 
 def mend_interpreter():
-    """The interpreter keeps bfloat16 as raw 16-bit integers: tl.dot and arithmetic on it work on the bits, and
-    its conversion from f32 truncates. The compiler rounds to nearest, ties to even; so does this."""
+    """Makes Triton 3.6's interpreter compute what the compiler's code does, in the two places where it differs.
+
+    It keeps bfloat16 as raw 16-bit integers: tl.dot and arithmetic work on the bits, and the conversion from f32
+    truncates where hardware rounds to nearest, ties to even. And a loop bound that is an argument is an array of
+    one element, which NumPy 2.4 no longer turns into an int.
+    """
     import triton.runtime.interpreter as interpreter
 
     plain_convert = interpreter._convert_float
     builder = interpreter.InterpreterBuilder
     plain_binary, plain_dot, handle = builder.binary_op, builder.create_dot, interpreter.TensorHandle
+    plain_patch = interpreter._patch_lang_tensor
 
     def widen(data):
         return (np.ascontiguousarray(data, dtype=np.uint16).astype(np.uint32) << 16).view(np.float32)
@@ -162,6 +167,11 @@ def mend_interpreter():
             a, b = handle(widen(a.data), tl.float32), handle(widen(b.data), tl.float32)
         return plain_dot(self, a, b, acc, precision, imprecise)
 
+    def patch_tensor(tensor, scope):
+        plain_patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patch_tensor
     interpreter._convert_float = convert
     builder.binary_op = binary
     builder.create_dot = dot
