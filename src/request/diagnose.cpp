@@ -183,12 +183,13 @@ class Units {
   void index_arithmetic() {
     if (e_.kernel == nullptr || !e_.workload || !e_.kernel->scans_all_taps) return;
     const Problem& p = e_.workload->problem;
-    const double scanned = static_cast<double>(p.c_in / p.groups) * static_cast<double>(p.kernel);
+    const std::int64_t channels = p.c_in / p.groups;
+    const double scanned = static_cast<double>(channels) * static_cast<double>(p.kernel);
     const double ratio = scan_ratio(e_);
     if (e_.kernel->uses_dot && ratio < 1.01) return;  // the test costs little there, and no tap fails it
     say("Each output tests {} x {} = {:.0f} taps (C_in per group x K), of which {:.4g} on average land on an input: "
         "{:.3g} scanned for each useful one.",
-        p.c_in / p.groups, p.kernel, scanned, scanned / ratio, ratio);
+        channels, p.kernel, scanned, scanned / ratio, ratio);
     if (e_.kernel->uses_dot) return;
     const int operations = index_operations(*e_.kernel, e_.request->code.uses_strides);
     std::string issue;

@@ -121,8 +121,9 @@ std::optional<double> index_seconds(const Evidence& evidence) {
       evidence.kernel->scans_all_taps
           ? static_cast<double>(out_length(w.problem, w.extent.length)) * static_cast<double>(w.problem.kernel)
           : static_cast<double>(Phases(w.problem).useful_taps(w.extent.length));
+  const std::int64_t channels_in = w.problem.c_in / w.problem.groups;
   const double taps = static_cast<double>(w.extent.batch) * static_cast<double>(w.problem.c_out) *
-                      static_cast<double>(w.problem.c_in / w.problem.groups) * per_row;
+                      static_cast<double>(channels_in) * per_row;
   const double rate = evidence.machine->sms.value * evidence.machine->clock_hz.value * kIssueLanes;
   if (rate <= 0) return std::nullopt;
   return taps * index_operations(*evidence.kernel, evidence.request->code.uses_strides) / rate;

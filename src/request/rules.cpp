@@ -89,7 +89,7 @@ std::string arithmetic_text(const Evidence& e) {
 // What the evidence says against the current access pattern; empty when it says nothing.
 std::string access_evidence(const Evidence& e) {
   std::string text;
-  const auto say = [&](std::string sentence) {
+  const auto say = [&](const std::string& sentence) {
     if (!text.empty()) text += "; ";
     text += sentence;
   };
@@ -249,8 +249,8 @@ Judgement tensor_tile(const Evidence& e, const std::string&) {
   }
   if (e.workload) {
     const Phases phases(e.workload->problem);
-    const double rows = static_cast<double>(e.workload->problem.c_out / e.workload->problem.groups) *
-                        static_cast<double>(phases.live());
+    const std::int64_t channels = e.workload->problem.c_out / e.workload->problem.groups;
+    const double rows = static_cast<double>(channels) * static_cast<double>(phases.live());
     if (rows < kMmaRows) {
       return conflict(
           fmt::format("a group has {:.0f} rows (output channels times live phases): a tile of {:.0f} would be "
