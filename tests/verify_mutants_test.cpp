@@ -66,12 +66,12 @@ class Mutants : public testing::Test {
     options.cases = cases;
     options.seed = 20240607;
     options.timeout = timeout;
-    options.jobs = 2;
+    options.jobs = cases > 40 ? 2 : 1;  // starting a child takes longer than a few cases
     return verify(options, full_interface());
   }
 
   // The correct source with one replacement, and the kind of fault it must show.
-  void expect_caught(const std::string& from, const std::string& to, const std::string& kind, std::int64_t cases = 24) {
+  void expect_caught(const std::string& from, const std::string& to, const std::string& kind, std::int64_t cases = 12) {
     std::string source = correct_source();
     const std::size_t at = source.find(from);
     ASSERT_NE(at, std::string::npos) << from;
@@ -99,7 +99,7 @@ TEST_F(Mutants, TheCorrectModulePasses) {
 TEST_F(Mutants, DropsTheLastTap) { expect_caught("range(0, K)", "range(0, K - 1)", "wrong result"); }
 
 TEST_F(Mutants, TestsTapsInFloatingPoint) {
-  expect_caught("u % stride == 0", "u * (1.0 / stride) == source + 0.0 * (stride == 7)", "wrong result", 60);
+  expect_caught("u % stride == 0", "u * (1.0 / stride) == source", "wrong result", 40);
 }
 
 TEST_F(Mutants, IgnoresTheInputLength) { expect_caught(" & (source < L_IN)", "", "wrong result"); }
