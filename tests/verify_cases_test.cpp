@@ -1,5 +1,3 @@
-#include "verify/cases.hpp"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -8,6 +6,7 @@
 
 #include "problem/grammar.hpp"
 #include "util/error.hpp"
+#include "verify/cases.hpp"
 #include "verify/number.hpp"
 #include "verify/oracle.hpp"
 #include "verify/verify.hpp"
@@ -22,7 +21,8 @@ request::Code module_with(const std::vector<request::Parameter>& parameters) {
   return code;
 }
 
-const std::vector<request::Parameter> kChannels{{"in_channels", "int", ""}, {"out_channels", "int", ""}, {"kernel_size", "int", ""}};
+const std::vector<request::Parameter> kChannels{
+    {"in_channels", "int", ""}, {"out_channels", "int", ""}, {"kernel_size", "int", ""}};
 
 std::vector<request::Parameter> with(std::vector<request::Parameter> more) {
   more.insert(more.begin(), kChannels.begin(), kChannels.end());
@@ -30,8 +30,12 @@ std::vector<request::Parameter> with(std::vector<request::Parameter> more) {
 }
 
 Interface everything() {
-  request::Code code = module_with(with({{"stride", "", "1"}, {"padding", "", "0"}, {"output_padding", "", "0"},
-                                         {"dilation", "", "1"}, {"groups", "", "1"}, {"bias", "", "False"}}));
+  request::Code code = module_with(with({{"stride", "", "1"},
+                                         {"padding", "", "0"},
+                                         {"output_padding", "", "0"},
+                                         {"dilation", "", "1"},
+                                         {"groups", "", "1"},
+                                         {"bias", "", "False"}}));
   code.kernels.resize(1);
   code.kernels[0].uses_dot = true;
   code.admits_i32 = true;
@@ -91,8 +95,9 @@ TEST(Cases, CoverWhatTheyPromise) {
     longest = std::max(longest, c.workload.extent.length);
   }
   const std::map<std::string, std::size_t> expected{
-      {"stride", 9}, {"kernel", 17}, {"dilation", 4}, {"groups", 5},       {"padding", 2},      {"output_padding", 2}, {"bias", 2},   {"batch", 4},
-      {"one position", 2}, {"odd channels", 2}, {"layout", 5}, {"data", 3}, {"arithmetic", 5}, {"repeat", 2}, {"config", 4}};
+      {"stride", 9},         {"kernel", 17}, {"dilation", 4},   {"groups", 5},       {"padding", 2},
+      {"output_padding", 2}, {"bias", 2},    {"batch", 4},      {"one position", 2}, {"odd channels", 2},
+      {"layout", 5},         {"data", 3},    {"arithmetic", 5}, {"repeat", 2},       {"config", 4}};
   for (const auto& [what, count] : expected) EXPECT_EQ(seen[what].size(), count) << what;
   EXPECT_GT(widest, 64);
   EXPECT_GT(longest, 300);

@@ -28,7 +28,8 @@ std::string correct_source() {
 Interface full_interface() {
   request::Code code;
   code.module.class_name = "ModelNew";
-  for (const char* name : {"in_channels", "out_channels", "kernel_size"}) code.module.parameters.push_back({name, "int", ""});
+  for (const char* name : {"in_channels", "out_channels", "kernel_size"})
+    code.module.parameters.push_back({name, "int", ""});
   for (const char* name : {"stride", "padding", "output_padding", "dilation", "groups"}) {
     code.module.parameters.push_back({name, "int", "1"});
   }
@@ -59,7 +60,8 @@ class Mutants : public testing::Test {
   }
 
   // Verifies `source`; the seed is fixed so that a caught mutant stays caught.
-  Verification run(const std::string& source, std::int64_t cases, std::chrono::seconds timeout = std::chrono::seconds(60)) {
+  Verification run(const std::string& source, std::int64_t cases,
+                   std::chrono::seconds timeout = std::chrono::seconds(60)) {
     Options options;
     options.answer = folder_ / "answer.py";
     std::ofstream(options.answer) << source;
@@ -105,8 +107,8 @@ TEST_F(Mutants, TestsTapsInFloatingPoint) {
 TEST_F(Mutants, IgnoresTheInputLength) { expect_caught(" & (source < L_IN)", "", "wrong result"); }
 
 TEST_F(Mutants, WritesBehindItsOutput) {
-  expect_caught("(o < C_OUT)[:, None] & (t < L_OUT)[None, :])\n\n\ndef", "(o < C_OUT)[:, None] & (t >= 0)[None, :])\n\n\ndef",
-                "writes outside its output");
+  expect_caught("(o < C_OUT)[:, None] & (t < L_OUT)[None, :])\n\n\ndef",
+                "(o < C_OUT)[:, None] & (t >= 0)[None, :])\n\n\ndef", "writes outside its output");
 }
 
 TEST_F(Mutants, WritesBeforeItsOutput) {
@@ -114,7 +116,8 @@ TEST_F(Mutants, WritesBeforeItsOutput) {
 }
 
 TEST_F(Mutants, LeavesElementsUnwritten) {
-  expect_caught("& (t < L_OUT)[None, :])\n\n\ndef", "& (t < L_OUT - 1)[None, :])\n\n\ndef", "leaves elements unwritten");
+  expect_caught("& (t < L_OUT)[None, :])\n\n\ndef", "& (t < L_OUT - 1)[None, :])\n\n\ndef",
+                "leaves elements unwritten");
 }
 
 TEST_F(Mutants, ModifiesItsInput) {
@@ -146,7 +149,8 @@ TEST_F(Mutants, ReturnsAViewThatIsNotContiguous) {
 }
 
 TEST_F(Mutants, DependsOnUninitializedMemory) {
-  expect_caught("    return y\n", "    return y + (torch.empty(1, device=x.device)[0] == torch.empty(1)[0]).to(y.dtype)\n",
+  expect_caught("    return y\n",
+                "    return y + (torch.empty(1, device=x.device)[0] == torch.empty(1)[0]).to(y.dtype)\n",
                 "not repeatable");
 }
 

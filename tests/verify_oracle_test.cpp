@@ -1,5 +1,3 @@
-#include "verify/oracle.hpp"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -15,6 +13,7 @@
 #include "verify/bound.hpp"
 #include "verify/cases.hpp"
 #include "verify/number.hpp"
+#include "verify/oracle.hpp"
 
 namespace tconv::verify {
 namespace {
@@ -84,9 +83,16 @@ for line in sys.stdin:
     const Tensors t = make_tensors(c);
     const Problem& p = c.workload.problem;
     const Extent& e = c.workload.extent;
-    input += nlohmann::json{{"x", t.x}, {"w", t.w}, {"b", t.bias}, {"x_shape", {e.batch, p.c_in, e.length}},
-                            {"w_shape", {p.c_in, p.c_out / p.groups, p.kernel}}, {"s", p.stride}, {"p", p.padding},
-                            {"a", p.output_padding}, {"g", p.groups}, {"d", p.dilation}}
+    input += nlohmann::json{{"x", t.x},
+                            {"w", t.w},
+                            {"b", t.bias},
+                            {"x_shape", {e.batch, p.c_in, e.length}},
+                            {"w_shape", {p.c_in, p.c_out / p.groups, p.kernel}},
+                            {"s", p.stride},
+                            {"p", p.padding},
+                            {"a", p.output_padding},
+                            {"g", p.groups},
+                            {"d", p.dilation}}
                  .dump() +
              "\n";
     workloads.push_back(c.workload);
@@ -103,7 +109,8 @@ for line in sys.stdin:
     ASSERT_TRUE(std::getline(lines, line));
     const auto answer = nlohmann::json::parse(line);
     const Problem& p = workloads[i].problem;
-    const std::vector<std::int64_t> shape{workloads[i].extent.batch, p.c_out, out_length(p, workloads[i].extent.length)};
+    const std::vector<std::int64_t> shape{workloads[i].extent.batch, p.c_out,
+                                          out_length(p, workloads[i].extent.length)};
     ASSERT_EQ(answer["shape"].get<std::vector<std::int64_t>>(), shape) << print_word(workloads[i]);
     ASSERT_EQ(answer["y"].get<std::vector<double>>(), expected[i]) << print_word(workloads[i]);
   }
@@ -127,7 +134,8 @@ TEST(Number, RoundsToNearestEven) {
 TEST(Number, RoundsToF32AsTheMachineDoes) {
   std::mt19937_64 random(1);
   for (int i = 0; i < 100000; ++i) {
-    const double value = std::ldexp(static_cast<double>(static_cast<std::int64_t>(random())), static_cast<int>(random() % 330) - 220);
+    const double value =
+        std::ldexp(static_cast<double>(static_cast<std::int64_t>(random())), static_cast<int>(random() % 330) - 220);
     ASSERT_EQ(round_to_storage(value, Arithmetic::f32), static_cast<double>(static_cast<float>(value))) << value;
   }
 }

@@ -22,7 +22,7 @@ struct Interface {
     [[nodiscard]] bool free() const noexcept { return !argument.empty(); }
   };
   Role c_in, c_out, kernel, stride{{}, 1}, padding, output_padding, dilation{{}, 1}, groups{{}, 1}, bias;
-  std::vector<Arithmetic> arithmetics;  // whose storage the code admits
+  std::vector<Arithmetic> arithmetics;   // whose storage the code admits
   bool one_channel_per_program = false;  // slow under the interpreter: smaller cases
 
   // Arguments by name for a problem. bias is passed as 0 or 1.

@@ -22,11 +22,16 @@ constexpr std::size_t kMaxTensorBytes = std::size_t{1} << 32;
 std::string_view torch_dtype(Arithmetic arithmetic) {
   switch (arithmetic) {
     case Arithmetic::f32:
-    case Arithmetic::tf32: return "float32";
-    case Arithmetic::f16: return "float16";
-    case Arithmetic::bf16: return "bfloat16";
-    case Arithmetic::f64: return "float64";
-    case Arithmetic::i32: return "int32";
+    case Arithmetic::tf32:
+      return "float32";
+    case Arithmetic::f16:
+      return "float16";
+    case Arithmetic::bf16:
+      return "bfloat16";
+    case Arithmetic::f64:
+      return "float64";
+    case Arithmetic::i32:
+      return "int32";
   }
   throw Error(Exit::defect, "harness", "an arithmetic without a dtype", "");
 }
@@ -80,8 +85,9 @@ void Harness::start() {
     throw missing(hello["missing"].get<std::string>() + " (" + python + ")");
   }
   folder_ = hello.at("folder").get<std::string>();
-  versions_ = fmt::format("{}, torch {}, triton {}", printable(hello.at("device").get<std::string>()),
-                          printable(hello.at("torch").get<std::string>()), printable(hello.at("triton").get<std::string>()));
+  versions_ =
+      fmt::format("{}, torch {}, triton {}", printable(hello.at("device").get<std::string>()),
+                  printable(hello.at("torch").get<std::string>()), printable(hello.at("triton").get<std::string>()));
 }
 
 Outcome Harness::run(const Case& c, const Interface& interface, const Tensors& tensors) {
@@ -112,7 +118,8 @@ Outcome Harness::run(const Case& c, const Interface& interface, const Tensors& t
     child_->write_line(request.dump());
     const json answer = json::parse(child_->read_line(timeout_));
     if (!answer.contains("kind")) return {{}, read_file(folder_ / "y", kMaxTensorBytes)};
-    Fault fault{printable(answer.at("kind").get<std::string>()), printable(answer.at("detail").get<std::string>(), 500)};
+    Fault fault{printable(answer.at("kind").get<std::string>()),
+                printable(answer.at("detail").get<std::string>(), 500)};
     if (device_ == Device::cuda && fault.kind == "raises") stop();  // the child leaves after a device error
     return {std::move(fault), {}};
   } catch (const Error& error) {

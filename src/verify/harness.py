@@ -62,7 +62,7 @@ _copy, _fill, _view, _as_strided = _Tensor.copy_, _Tensor.fill_, _Tensor.view, _
 
 GUARD_BYTES = 1 << (14 if INTERPRETED else 16)  # a multiple of any alignment a kernel may assume
 # Two bytes that are NaN however they are read: f16, bf16, f32 and f64 alike.
-GUARD, POISON = 0x7FFB, 0x7FFD
+GUARD, POISON, GAP = 0x7FFB, 0x7FFD, 0x7FFE  # around a tensor; where nothing was written; between rows of x
 OTHER_POISON = 0x3C01  # finite in every type: a result that depends on it differs from one on NaN
 
 
@@ -217,7 +217,7 @@ def place(values, layout):
     b, c, n = values.shape
     parent = {"sliced": (b, c, n + 7), "strided": (b, c, 2 * n), "expanded": (min(b, 1), c, n)}.get(layout, (b, c, n))
     strides = [c * n, 1, c] if layout == "transposed" else dense_strides(parent)
-    guarded = Guarded(parent, strides, values.dtype, POISON)
+    guarded = Guarded(parent, strides, values.dtype, GAP)
     tensor = guarded.tensor
     if layout == "sliced":
         tensor = tensor[:, :, 3 : 3 + n]
@@ -284,7 +284,7 @@ def run_case(module, tuners, case):
     inputs = [("x", x_guard)]
     for name, word, shape in (("w", "weight", case["w_shape"]), ("b", "bias", case["b_shape"])):
         if shape:
-            guarded = Guarded(shape, dense_strides(shape), dtype, POISON)
+            guarded = Guarded(shape, dense_strides(shape), dtype, GAP)
             _copy(guarded.tensor, read_tensor(name, shape, dtype))
             set_parameter(model, shape, guarded.tensor, word)
             inputs.append((word, guarded))

@@ -40,7 +40,8 @@ double from_half_bits(std::uint16_t bits, const Format& format) {
   } else if (exponent == 0) {
     magnitude = mantissa * format.smallest();
   } else {
-    magnitude = std::ldexp(mantissa + (1 << format.mantissa_bits), exponent - format.max_exponent - format.mantissa_bits);
+    magnitude =
+        std::ldexp(mantissa + (1 << format.mantissa_bits), exponent - format.max_exponent - format.mantissa_bits);
   }
   return (bits & 0x8000) != 0 ? -magnitude : magnitude;
 }
@@ -77,12 +78,17 @@ double Format::largest() const { return std::ldexp(2.0 - std::ldexp(1.0, -mantis
 
 Format storage_format(Arithmetic arithmetic) {
   switch (arithmetic) {
-    case Arithmetic::f16: return {10, -14, 15};
-    case Arithmetic::bf16: return {7, -126, 127};
+    case Arithmetic::f16:
+      return {10, -14, 15};
+    case Arithmetic::bf16:
+      return {7, -126, 127};
     case Arithmetic::f32:
-    case Arithmetic::tf32: return {23, -126, 127};
-    case Arithmetic::f64: return {52, -1022, 1023};
-    case Arithmetic::i32: break;
+    case Arithmetic::tf32:
+      return {23, -126, 127};
+    case Arithmetic::f64:
+      return {52, -1022, 1023};
+    case Arithmetic::i32:
+      break;
   }
   throw Error(Exit::defect, "storage format", "integers have none", "");
 }
@@ -101,12 +107,16 @@ double round_to_storage(double value, Arithmetic arithmetic) {
 
 std::string encode(std::span<const double> values, Arithmetic arithmetic) {
   switch (arithmetic) {
-    case Arithmetic::f64: return encode_as<double>(values, [](double v) { return v; });
+    case Arithmetic::f64:
+      return encode_as<double>(values, [](double v) { return v; });
     case Arithmetic::f32:
-    case Arithmetic::tf32: return encode_as<float>(values, [](double v) { return static_cast<float>(v); });
-    case Arithmetic::i32: return encode_as<std::int32_t>(values, [](double v) { return static_cast<std::int32_t>(v); });
+    case Arithmetic::tf32:
+      return encode_as<float>(values, [](double v) { return static_cast<float>(v); });
+    case Arithmetic::i32:
+      return encode_as<std::int32_t>(values, [](double v) { return static_cast<std::int32_t>(v); });
     case Arithmetic::f16:
-    case Arithmetic::bf16: break;
+    case Arithmetic::bf16:
+      break;
   }
   const Format format = storage_format(arithmetic);
   return encode_as<std::uint16_t>(values, [&](double v) { return to_half_bits(v, format); });
@@ -115,12 +125,16 @@ std::string encode(std::span<const double> values, Arithmetic arithmetic) {
 std::vector<double> decode(std::string_view bytes, Arithmetic arithmetic) {
   auto widen = [](auto v) { return static_cast<double>(v); };
   switch (arithmetic) {
-    case Arithmetic::f64: return decode_as<double>(bytes, widen);
+    case Arithmetic::f64:
+      return decode_as<double>(bytes, widen);
     case Arithmetic::f32:
-    case Arithmetic::tf32: return decode_as<float>(bytes, widen);
-    case Arithmetic::i32: return decode_as<std::int32_t>(bytes, widen);
+    case Arithmetic::tf32:
+      return decode_as<float>(bytes, widen);
+    case Arithmetic::i32:
+      return decode_as<std::int32_t>(bytes, widen);
     case Arithmetic::f16:
-    case Arithmetic::bf16: break;
+    case Arithmetic::bf16:
+      break;
   }
   const Format format = storage_format(arithmetic);
   return decode_as<std::uint16_t>(bytes, [&](std::uint16_t bits) { return from_half_bits(bits, format); });

@@ -12,7 +12,7 @@ namespace tconv::verify {
 // row-major. The workload must be valid.
 [[nodiscard]] std::vector<double> scatter(const Workload& workload, std::span<const double> x,
                                           std::span<const double> w, std::span<const double> bias);
-[[nodiscard]] std::vector<double> gather(const Workload& workload, std::span<const double> x,
-                                         std::span<const double> w, std::span<const double> bias);
+[[nodiscard]] std::vector<double> gather(const Workload& workload, std::span<const double> x, std::span<const double> w,
+                                         std::span<const double> bias);
 
 }  // namespace tconv::verify

@@ -89,18 +89,32 @@ void summarize(const std::vector<Result>& results, Verification& v) {
   std::stable_sort(v.groups.begin(), v.groups.end(), [](const auto& a, const auto& b) { return a.count > b.count; });
 }
 
+// "1-40, 42, 48-54" for numbers, the names as they are otherwise.
+std::string print_keys(const std::vector<std::string>& names) { return fmt::format("{}", fmt::join(names, ", ")); }
+std::string print_keys(const std::vector<std::int64_t>& numbers) {
+  std::vector<std::string> runs;
+  for (std::size_t i = 0; i < numbers.size();) {
+    std::size_t last = i;
+    while (last + 1 < numbers.size() && numbers[last + 1] == numbers[last] + 1) ++last;
+    runs.push_back(last == i ? fmt::format("{}", numbers[i]) : fmt::format("{}-{}", numbers[i], numbers[last]));
+    i = last + 1;
+  }
+  return print_keys(runs);
+}
+
 template <typename Key>
 std::string print_shares(const std::map<Key, Share>& shares) {
-  std::vector<std::string> failing, clean;
+  std::vector<std::string> failing;
+  std::vector<Key> clean;
   for (const auto& [key, share] : shares) {
     if (share.failed == 0) {
-      clean.push_back(fmt::format("{}", key));
+      clean.push_back(key);
     } else {
       failing.push_back(share.failed == share.cases ? fmt::format("{} (all {})", key, share.cases)
                                                     : fmt::format("{} ({} of {})", key, share.failed, share.cases));
     }
   }
-  return fmt::format("{}; never: {}", fmt::join(failing, ", "), clean.empty() ? "-" : fmt::format("{}", fmt::join(clean, ", ")));
+  return print_keys(failing) + (clean.empty() ? "" : "; none of: " + print_keys(clean));
 }
 
 }  // namespace
@@ -138,12 +152,12 @@ Judgement judge(const Case& c, const Tensors& tensors, std::string_view bytes, E
   if (wrong > 0) {
     const Place at = place_of(c.workload, first);
     const double due = exact ? round_to_storage(reference[first], arithmetic) : reference[first];
-    result.fault = Fault{
-        "wrong result",
-        fmt::format("{} of {} elements, first y[{},{},{}] = {:.9g} where {:.9g} is due{}; residues {} of {}", wrong,
-                    reference.size(), at.b, at.co, at.t, answer[first], due,
-                    exact ? " exactly" : fmt::format(" within {:.2g}", bound[first]), fmt::join(residues, ","),
-                    c.workload.problem.stride)};
+    result.fault =
+        Fault{"wrong result",
+              fmt::format("{} of {} elements, first y[{},{},{}] = {:.9g} where {:.9g} is due{}; residues {} of {}",
+                          wrong, reference.size(), at.b, at.co, at.t, answer[first], due,
+                          exact ? " exactly" : fmt::format(" within {:.2g}", bound[first]), fmt::join(residues, ","),
+                          c.workload.problem.stride)};
   }
   return result;
 }
@@ -250,7 +264,8 @@ std::string json(const Verification& v, const Options& options, std::string_view
   using nlohmann::json;
   auto shares = [](const auto& map) {
     json out = json::array();
-    for (const auto& [key, share] : map) out.push_back({{"value", key}, {"failed", share.failed}, {"cases", share.cases}});
+    for (const auto& [key, share] : map)
+      out.push_back({{"value", key}, {"failed", share.failed}, {"cases", share.cases}});
     return out;
   };
   json accuracy = json::object();
@@ -272,7 +287,7 @@ std::string json(const Verification& v, const Options& options, std::string_view
                         {"detail", g.smallest.fault.detail},
                         {"command", reproducer(options, g.smallest.c, file)}}}});
   }
-  const json out = {{"file", file},          {"device", v.versions}, {"seed", v.seed},  {"cases", v.cases},
+  const json out = {{"file", file},       {"device", v.versions}, {"seed", v.seed},    {"cases", v.cases},
                     {"failed", v.failed}, {"passed", accuracy},   {"failures", groups}};
   return out.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }

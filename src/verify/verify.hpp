@@ -18,12 +18,12 @@ struct Options {
   std::filesystem::path answer;
   Device device = Device::interpreter;
   std::int64_t cases = 200;
-  std::uint64_t seed = 0;                // case i has seed + i
-  std::optional<Workload> only;          // this workload for every case, instead of random ones
-  std::vector<Arithmetic> arithmetics;   // empty: those the device and the code serve
+  std::uint64_t seed = 0;               // case i has seed + i
+  std::optional<Workload> only;         // this workload for every case, instead of random ones
+  std::vector<Arithmetic> arithmetics;  // empty: those the device and the code serve
   std::int64_t max_stride = 9;
-  std::chrono::seconds timeout{120};     // of one case
-  int jobs = 1;                          // child processes
+  std::chrono::seconds timeout{120};                                     // of one case
+  int jobs = 1;                                                          // child processes
   std::function<void(std::int64_t done, std::int64_t failed)> progress;  // may be empty; called under a lock
 };
 
@@ -41,7 +41,7 @@ struct Share {  // of failed cases among those with one property
 struct FailureGroup {
   std::string kind;
   std::int64_t count = 0;
-  Failure smallest;                    // by multiply-adds
+  Failure smallest;  // by multiply-adds
   std::map<std::int64_t, Share> by_stride;
   std::map<std::string, Share> by_layout;
   std::map<std::string, Share> by_arithmetic;
@@ -49,8 +49,8 @@ struct FailureGroup {
 
 struct Accuracy {
   std::int64_t cases = 0;
-  std::int64_t exact = 0;   // of them, with integer data: compared with ==
-  double worst_ratio = 0;   // max |error| / bound over the other cases that passed
+  std::int64_t exact = 0;  // of them, with integer data: compared with ==
+  double worst_ratio = 0;  // max |error| / bound over the other cases that passed
 };
 
 struct Verification {

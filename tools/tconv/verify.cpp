@@ -1,4 +1,6 @@
 // tconv verify FILE: runs an answer on random problems and compares it with the float64 reference.
+#include "verify/verify.hpp"
+
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -18,8 +20,8 @@
 #include "request/request.hpp"
 #include "shared.hpp"
 #include "util/files.hpp"
+#include "util/text.hpp"
 #include "verbs.hpp"
-#include "verify/verify.hpp"
 
 namespace tconv::tool {
 namespace {
@@ -104,7 +106,7 @@ Exit run(const Options& given) {
     options.progress = [&](std::int64_t done, std::int64_t failed) { show_progress(done, failed, options.cases); };
   }
 
-  const std::string file = given.file + (given.run_current ? " --run-current" : "");
+  const std::string file = printable(given.file, 400) + (given.run_current ? " --run-current" : "");
   const verify::Verification result = verify::verify(options, verify::read_interface(code));
   print_result(given.json ? verify::json(result, options, file) : verify::text(result, options, file));
   return result.failed == 0 ? Exit::ok : Exit::check_failed;
@@ -115,7 +117,8 @@ Exit run(const Options& given) {
 void add_verify(CLI::App& app, Action& action) {
   const auto options = std::make_shared<Options>();
   CLI::App* verb = app.add_subcommand("verify", "Run an answer on random problems against a float64 reference");
-  verb->add_option("FILE", options->file, "The answer: a Python file with a class ModelNew. It is executed")->required();
+  verb->add_option("FILE", options->file, "The answer: a Python file with a class ModelNew. It is executed")
+      ->required();
   CLI::Option* cases =
       verb->add_option("--cases", options->cases, "How many")->check(CLI::Range(1, 1000000))->capture_default_str();
   CLI::Option* seed = verb->add_option("--seed", options->seed, "Case i has seed N + i; random when not given");
