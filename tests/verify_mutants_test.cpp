@@ -8,6 +8,7 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <vector>
 
 #include "util/error.hpp"
 #include "verify/verify.hpp"
@@ -68,6 +69,7 @@ class Mutants : public testing::Test {
     options.cases = cases;
     options.seed = 20240607;
     options.timeout = timeout;
+    options.arithmetics = arithmetics_;
     options.jobs = cases > 40 ? 2 : 1;  // starting a child takes longer than a few cases
     return verify(options, full_interface());
   }
@@ -84,6 +86,7 @@ class Mutants : public testing::Test {
   }
 
   std::filesystem::path folder_;
+  std::vector<Arithmetic> arithmetics_;  // empty: all
   static inline std::string why_not_;
 };
 
@@ -167,6 +170,25 @@ TEST_F(Mutants, HasOneBadConfiguration) {
   expect_caught("if HAS_BIAS:", "if BLOCK_O == 32:\n        acc *= 2\n    if HAS_BIAS:", "wrong result");
 }
 
+// Whole numbers wrap modulo 2^32; a sum in f32 loses their low bits.
+TEST_F(Mutants, IntegersAreExactModulo2To32) {
+  std::string source = correct_source();
+  auto replace = [&](const std::string& from, const std::string& to) {
+    const std::size_t at = source.find(from);
+    ASSERT_NE(at, std::string::npos) << from;
+    source.replace(at, from.size(), to);
+  };
+  replace("acc = tl.dot(w, x, acc)", "acc += tl.sum(w[:, :, None] * x[None, :, :], axis=1)");
+  replace(".to(tl.float32)[:, None]", "[:, None]");
+  arithmetics_ = {Arithmetic::i32};
+  Verification v = run(source, 8);
+  EXPECT_GT(v.failed, 0);
+  replace("(BLOCK_O, BLOCK_T), dtype=tl.float32", "(BLOCK_O, BLOCK_T), dtype=tl.int32");
+  v = run(source, 16);
+  EXPECT_EQ(v.failed, 0) << text(v, {}, "answer.py");
+  EXPECT_EQ(v.accuracy[Arithmetic::i32].exact, 16);
+}
+
 // A child that dies is a fault of its case, and the next case starts another.
 TEST_F(Mutants, CrashesOnSomeCases) {
   std::string source = correct_source();
@@ -181,7 +203,7 @@ TEST_F(Mutants, CrashesOnSomeCases) {
 TEST_F(Mutants, Hangs) {
   std::string source = correct_source();
   source.replace(source.find("    y = torch.empty("), 0, "    while True: torch.empty(1)\n");
-  const Verification v = run(source, 1, std::chrono::seconds(15));
+  const Verification v = run(source, 1, std::chrono::seconds(5));
   ASSERT_EQ(v.groups.size(), 1u);
   EXPECT_EQ(v.groups[0].kind, "does not end");
 }

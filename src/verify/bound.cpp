@@ -37,12 +37,16 @@ double gamma(double n, double u) { return n * u / (1 - n * u); }
 
 }  // namespace
 
+std::int64_t products_per_output(const Problem& problem) {
+  return problem.c_in / problem.groups * Phases(problem).max_taps();
+}
+
 std::vector<double> error_bound(const Workload& workload, std::span<const double> x, std::span<const double> w,
                                 std::span<const double> bias, std::span<const double> y, Engine engine) {
   const Problem& p = workload.problem;
   if (p.arithmetic == Arithmetic::i32) return std::vector<double>(y.size(), 0.0);
 
-  const double n = static_cast<double>(p.c_in / p.groups * Phases(p).max_taps());
+  const double n = static_cast<double>(products_per_output(p));
   const double u = std::ldexp(1.0, p.arithmetic == Arithmetic::f64 ? -53 : -24);
   const bool truncating = engine == Engine::tensor_cores && p.arithmetic != Arithmetic::f64;
   double relative = truncating ? gamma(2 * (n + 1), 2 * u) : gamma(n + 1, u);

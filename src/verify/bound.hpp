@@ -1,6 +1,7 @@
 // How far an answer may be from the float64 reference.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -11,6 +12,9 @@ namespace tconv::verify {
 // What computed the sums. Triton's interpreter multiplies and adds in IEEE arithmetic, whatever the
 // input precision asked for; a GPU's matrix units cut TF32 operands and truncate partial sums.
 enum class Engine { ieee, tensor_cores };
+
+// The most products that one output element sums.
+[[nodiscard]] std::int64_t products_per_output(const Problem& problem);
 
 // Per output element, the largest admissible |answer - y|, with y (B, C_out, L_out) the float64 result
 // of the same stored x, w and bias. Derivation in bound.cpp. i32 is exact modulo 2^32: all zero.

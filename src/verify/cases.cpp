@@ -7,8 +7,8 @@
 #include <numbers>
 #include <span>
 
-#include "problem/phases.hpp"
 #include "util/error.hpp"
+#include "verify/bound.hpp"
 #include "verify/number.hpp"
 
 namespace tconv::verify {
@@ -229,7 +229,7 @@ Tensors make_tensors(const Case& c) {
 
   // Integers: every partial sum stays below 2^24, exact in f32. i32 goes through its whole range, wrapping
   // around, with sums that are still exact in the float64 reference.
-  const double terms = static_cast<double>(p.c_in / p.groups * Phases(p).max_taps() + 1);
+  const double terms = static_cast<double>(products_per_output(p) + 1);
   const double largest = arithmetic == Arithmetic::i32 ? std::sqrt(0x1p52 / terms) : std::sqrt(0x1p24 / terms);
   const auto amplitude = random.log_between(
       1, std::max<std::int64_t>(

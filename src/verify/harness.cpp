@@ -68,26 +68,26 @@ void Harness::start() {
   if (child_) return;
   const std::string python = find_python();
   if (python.empty()) throw missing("there is no Python");
-  // One thread of linear algebra for each child: the children themselves are the parallelism.
-  child_ = std::make_unique<Child>(
-      std::vector<std::string>{python, "-c", std::string(embedded::harness_py), answer_.string(),
-                               std::string(name(device_))},
-      std::vector<std::pair<std::string, std::string>>{{"OMP_NUM_THREADS", "1"}, {"OPENBLAS_NUM_THREADS", "1"}});
   json hello;
   try {
+    // One thread of linear algebra for each child: the children themselves are the parallelism.
+    child_ = std::make_unique<Child>(
+        std::vector<std::string>{python, "-c", std::string(embedded::harness_py), answer_.string(),
+                                 std::string(name(device_))},
+        std::vector<std::pair<std::string, std::string>>{{"OMP_NUM_THREADS", "1"}, {"OPENBLAS_NUM_THREADS", "1"}});
     hello = json::parse(child_->read_line(kStartTimeout));
+    if (hello.contains("missing")) throw missing(hello["missing"].get<std::string>() + " (" + python + ")");
+    folder_ = hello.at("folder").get<std::string>();
+    versions_ =
+        fmt::format("{}, torch {}, triton {}", printable(hello.at("device").get<std::string>()),
+                    printable(hello.at("torch").get<std::string>()), printable(hello.at("triton").get<std::string>()));
+  } catch (const json::exception&) {
+    child_.reset();
+    throw missing(python + " does not behave like Python");
   } catch (const Error& error) {
     child_.reset();
-    throw missing(error.what());
+    throw error.rule().empty() ? missing(error.what()) : error;
   }
-  if (hello.contains("missing")) {
-    child_.reset();
-    throw missing(hello["missing"].get<std::string>() + " (" + python + ")");
-  }
-  folder_ = hello.at("folder").get<std::string>();
-  versions_ =
-      fmt::format("{}, torch {}, triton {}", printable(hello.at("device").get<std::string>()),
-                  printable(hello.at("torch").get<std::string>()), printable(hello.at("triton").get<std::string>()));
 }
 
 Outcome Harness::run(const Case& c, const Interface& interface, const Tensors& tensors) {

@@ -37,7 +37,7 @@ struct Share {  // of failed cases among those with one property
   std::int64_t cases = 0;
 };
 
-// Faults of one kind, the smallest example first in mind.
+// Faults of one kind.
 struct FailureGroup {
   std::string kind;
   std::int64_t count = 0;
