@@ -22,10 +22,36 @@ std::string slurp(const std::filesystem::path& path) {
 }
 
 std::string correct_source() {
-  return slurp(std::filesystem::path(__FILE__).parent_path() / "data" / "conv_transpose1d.py");
+  return slurp(std::filesystem::path(TCONV_SOURCE_DIR) / "tests" / "data" / "conv_transpose1d.py");
 }
 
-// What read_code finds in the module above.
+// The code block of a real request, where the folder with them lies beside the project.
+std::string current_source(const std::string& stem) {
+  const auto folder = std::filesystem::path(TCONV_SOURCE_DIR) / ".." / "shared" / "requests";
+  std::error_code absent;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, absent)) {
+    if (entry.path().filename().string().starts_with(stem)) {
+      const std::string text = slurp(entry.path());
+      const std::size_t begin = text.find("```python\n") + 10;
+      return text.substr(begin, text.find("```", begin) - begin);
+    }
+  }
+  return {};
+}
+
+// The constructor of both requests: no output_padding, no groups.
+Interface plain_interface(bool uses_dot) {
+  request::Code code;
+  code.module.class_name = "ModelNew";
+  for (const char* name : {"in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "bias"}) {
+    code.module.parameters.push_back({name, "int", ""});
+  }
+  code.kernels.resize(1);
+  code.kernels[0].uses_dot = uses_dot;
+  return read_interface(code);
+}
+
+// What read_code finds in the module of tests/data.
 Interface full_interface() {
   request::Code code;
   code.module.class_name = "ModelNew";
@@ -71,7 +97,8 @@ class Mutants : public testing::Test {
     options.timeout = timeout;
     options.arithmetics = arithmetics_;
     options.jobs = cases > 40 ? 2 : 1;  // starting a child takes longer than a few cases
-    return verify(options, full_interface());
+    options.max_stride = max_stride_;
+    return verify(options, interface_);
   }
 
   // The correct source with one replacement, and the kind of fault it must show.
@@ -87,6 +114,8 @@ class Mutants : public testing::Test {
 
   std::filesystem::path folder_;
   std::vector<Arithmetic> arithmetics_;  // empty: all
+  std::int64_t max_stride_ = 9;
+  Interface interface_ = full_interface();
   static inline std::string why_not_;
 };
 
@@ -187,6 +216,31 @@ TEST_F(Mutants, IntegersAreExactModulo2To32) {
   v = run(source, 16);
   EXPECT_EQ(v.failed, 0) << text(v, {}, "answer.py");
   EXPECT_EQ(v.accuracy[Arithmetic::i32].exact, 16);
+}
+
+// Whether floor(n * (1/s)) finds the multiples of s: in f32 it misses some for these strides up to 64 only.
+TEST_F(Mutants, TheFirstRequestDropsTapsAtFourStrides) {
+  const std::string source = current_source("000_");
+  if (source.empty()) GTEST_SKIP() << "the real requests are not beside the project";
+  interface_ = plain_interface(false);
+  max_stride_ = 64;
+  const Verification v = run(source, 192);
+  ASSERT_EQ(v.groups.size(), 1u) << text(v, {}, "current.py");
+  EXPECT_EQ(v.groups[0].kind, "wrong result");
+  for (const auto& [stride, share] : v.groups[0].by_stride) {
+    const bool drops = stride == 41 || stride == 47 || stride == 55 || stride == 61;
+    EXPECT_EQ(share.failed > 0, drops) << "stride " << stride;
+  }
+}
+
+TEST_F(Mutants, TheSecondRequestAssumesAContiguousInput) {
+  const std::string source = current_source("001_");
+  if (source.empty()) GTEST_SKIP() << "the real requests are not beside the project";
+  interface_ = plain_interface(true);
+  const Verification v = run(source, 60);
+  ASSERT_EQ(v.groups.size(), 1u) << text(v, {}, "current.py");
+  EXPECT_EQ(v.groups[0].by_layout.at("contiguous").failed, 0);
+  EXPECT_GT(v.failed, 0);
 }
 
 // A child that dies is a fault of its case, and the next case starts another.
