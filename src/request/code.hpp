@@ -110,7 +110,8 @@ struct Code {
 
 // Parses with Python's own `ast` in a subprocess (`python3 -I`); the code is never imported or run.
 // Throws Error(usage) when it does not parse, Error(unsupported) when it is no transposed convolution
-// that a drop-in can be written for; the message names the line and the rule.
-[[nodiscard]] Code read_code(const std::string& source);
+// that a drop-in can be written for, Error(no_device) without a Python 3.9; the message names the line and
+// the rule. `path` and `first_line` say where the code stands in a larger file; "" is the code itself.
+[[nodiscard]] Code read_code(const std::string& source, const std::string& path = "", int first_line = 1);
 
 }  // namespace tconv::request

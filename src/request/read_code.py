@@ -2377,6 +2377,8 @@ def main():
     limit_resources()
     sys.setrecursionlimit(5000)
     try:
+        if sys.version_info < (3, 9):
+            raise Refusal("python", 0, "Python %d.%d cannot read code" % sys.version_info[:2], "Python 3.9 or later")
         raw = sys.stdin.buffer.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
             raise Refusal("usage", 0, "the code is too long", f"at most {MAX_BYTES} bytes")

@@ -1,6 +1,7 @@
 // An optimization request, as read: target, stage and rules, current code, metrics.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -60,13 +61,23 @@ struct Request {
   StatedTarget stated;
   Stage stage;
   Code code;
+  int code_line = 0;  // of the code's first line, in the request
   std::vector<KernelMetrics> metrics;  // empty: the request has none
   std::string failure;                 // the "Previous Attempt Failed" block, if any
   std::vector<std::string> notes;      // variants met while reading, for the report
 };
 
-// Throws Error(usage) with path:line for anything malformed. Reads at most 4 MiB.
+constexpr std::size_t kMaxRequestBytes = std::size_t{4} << 20;
+
+// Throws Error(usage) with path:line for anything malformed, and what read_code throws. Reads at most
+// kMaxRequestBytes.
 [[nodiscard]] Request read_request(const std::filesystem::path& path);
 [[nodiscard]] Request parse_request(std::string_view text, std::string path);
+// Everything but the code, of which only `source` is set: starts no process.
+[[nodiscard]] Request parse_sections(std::string_view text, std::string path);
+
+// Reads a stage's text into `stage`: kind, focus, metrics, rules and limits. `first_line` is its number in
+// the request.
+void read_stage(std::string_view text, int first_line, Stage& stage);
 
 }  // namespace tconv::request
