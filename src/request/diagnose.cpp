@@ -298,7 +298,7 @@ void size_findings(const Evidence& e, std::vector<Finding>& findings) {
       findings.push_back({Severity::wrong_result, e.kernel->line, "32-bit offsets overflow at this size",
                           fmt::format("x has {} and y {} elements; an int32 offset ends at {}", x, y, kInt32Max)});
     } else if (per_batch > 0) {
-      findings.push_back({Severity::limitation, e.kernel->line, "32-bit offsets",
+      findings.push_back({Severity::limitation, e.kernel->line, "32-bit offsets hold at this size",
                           fmt::format("in range here (x has {} and y {} elements), but past {} from batch {} on", x, y,
                                       kInt32Max, kInt32Max / per_batch + 1)});
     }
