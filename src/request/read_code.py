@@ -1108,7 +1108,12 @@ class Constructor:
             new, kind = self.tensor(value), "tensor"
         arguments = [ast.Constant(attribute), new]
         self.emit(depth, ast.Expr(ast.Call(attribute_node("self", method), arguments, [])))
-        self.attributes[attribute] = kind
+        self.store(attribute, kind)
+
+    def store(self, attribute, kind):
+        # Once a tensor in one branch, a tensor: `self.bias = None` may come first or last.
+        if self.attributes.get(attribute) != "tensor":
+            self.attributes[attribute] = kind
 
     def attribute(self, node, name):
         if name in TAKEN_ATTRIBUTES:
@@ -1123,9 +1128,7 @@ class Constructor:
             new, kind = self.attribute_value(attribute, value)
             store = ast.Attribute(value=name_node("self"), attr=attribute, ctx=ast.Store())
             self.emit(depth, ast.Assign([store], new, lineno=0))
-            # Once a tensor in one branch, a tensor: `self.bias = None` may come first or last.
-            if self.attributes.get(attribute) != "tensor":
-                self.attributes[attribute] = kind
+            self.store(attribute, kind)
         elif isinstance(target, ast.Name):
             new = self.scalar(value)
             name = self.identifier(target, target.id)
@@ -1452,6 +1455,10 @@ class KernelReader:
     def is_stride(self, node):
         return isinstance(node, ast.Name) and node.id in self.strides
 
+    def is_multiple(self, node):
+        return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and (
+            self.is_stride(node.left) or self.is_stride(node.right))
+
     def binary(self, node):
         left, right = self.kind(node.left), self.kind(node.right)
         kinds = (left, right)
@@ -1514,9 +1521,9 @@ class KernelReader:
             for one, other in ((node.left, node.comparators[0]), (node.comparators[0], node.left)):
                 remainder = (isinstance(one, ast.BinOp) and isinstance(one.op, ast.Mod)) or (
                     isinstance(one, ast.Name) and one.id in self.remainders)
-                product = (isinstance(one, ast.BinOp) and isinstance(one.op, ast.Mult)
-                           and (self.is_stride(one.left) or self.is_stride(one.right)))
-                if remainder or product:
+                difference = isinstance(one, ast.BinOp) and isinstance(one.op, ast.Sub) and (
+                    self.is_multiple(one.left) or self.is_multiple(one.right))
+                if remainder or difference or self.is_multiple(one):
                     self.facts["scans_all_taps"] = True
         return "value_bool" if "value" in kinds else "bool"
 
@@ -2049,10 +2056,14 @@ class Reader:
 
     def grid_text(self, record):
         node = record.grid_node
-        if isinstance(node, ast.Name):  # the last assignment before the launch
-            before = [a for a in ast.walk(self.tree) if isinstance(a, ast.Assign) and a.lineno <= record.node.lineno
-                      and any(isinstance(t, ast.Name) and t.id == node.id for t in a.targets)]
-            node = max(before, key=lambda a: a.lineno).value if before else node
+        if isinstance(node, ast.Name):  # what the name last stood for before the launch
+            before = [a for a in ast.walk(self.tree) if getattr(a, "lineno", 0) and a.lineno <= record.node.lineno and (
+                isinstance(a, ast.FunctionDef) and a.name == node.id or isinstance(a, ast.Assign) and any(
+                    isinstance(t, ast.Name) and t.id == node.id for t in a.targets))]
+            if before:
+                last = max(before, key=lambda a: a.lineno)
+                node = last.value if isinstance(last, ast.Assign) else next(
+                    (r.value for r in ast.walk(last) if isinstance(r, ast.Return) and r.value is not None), node)
         return text_of(node, 200)
 
     def grid(self, axes, draws, constant, kernel):

@@ -22,6 +22,7 @@ using nlohmann::json;
 
 constexpr std::size_t kMaxCodeBytes = std::size_t{1} << 20;
 constexpr std::size_t kMaxLines = 200000;
+constexpr std::size_t kMaxRules = 1000;
 constexpr std::size_t kMaxEntries = 10000;  // metrics in all
 constexpr int kMaxJsonDepth = 32;
 constexpr double kKibi = 1024, kMebi = 1024.0 * 1024, kGiga = 1e9, kTera = 1e12;
@@ -557,12 +558,13 @@ class Parser {
     note("an earlier attempt failed");
     // What it asks of the next attempt is a rule like the stage's own.
     std::string_view rest = section.text;
+    bool asks = false;
     for (int line = section.line; !rest.empty(); ++line) {
       const auto end = rest.find('\n');
       const std::string_view text = trim(rest.substr(0, end));
       rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
-      const std::string asked = lower(text);
-      if (asked.find("do not repeat") != std::string::npos || asked.find("different") != std::string::npos) {
+      asks = asks || starts_with_any_case(text, "**Your Task**");
+      if (asks && !text.empty() && request_.stage.rules.size() < kMaxRules) {
         request_.stage.rules.push_back({line, std::string(text)});
       }
     }
