@@ -20,8 +20,9 @@ enum class Exit : int {
 // Thrown for every refusal. `what()` is one line: "<where>: <what> (<rule>)".
 class Error : public std::runtime_error {
  public:
-  Error(Exit exit, std::string where, const std::string& what, std::string rule)
-      : std::runtime_error((where.empty() ? "" : where + ": ") + what + (rule.empty() ? "" : " (" + rule + ")")),
+  Error(Exit exit, std::string where, std::string what, std::string rule)
+      : std::runtime_error((where.empty() ? "" : where + ": ") + std::move(what) +
+                           (rule.empty() ? "" : " (" + rule + ")")),
         exit_(exit),
         where_(std::move(where)),
         rule_(std::move(rule)) {}
