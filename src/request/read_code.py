@@ -624,7 +624,7 @@ class Machine:
                 return tensor.like(made_by="scaled " + tensor.made_by)
             raise unsupported(node, f"'{text_of(node)}' computes on a tensor outside a kernel", PURE)
         if isinstance(a, tuple) and isinstance(b, tuple) and isinstance(node.op, ast.Add):
-            return a + b
+            return a + b if len(a) + len(b) <= 64 else UNKNOWN
         if not (isinstance(a, (int, float)) and isinstance(b, (int, float))):
             return UNKNOWN
         if isinstance(node.op, ast.Mult) and (isinstance(a, Count) or isinstance(b, Count)):
@@ -1138,8 +1138,8 @@ class Constructor:
             names = [self.identifier(e, e.id) for e in target.elts]
             new = self.fans(value) if isinstance(value, ast.Call) else self.scalar(value)
             self.locals.update(names)
-            elements = [ast.Name(id=name, ctx=ast.Store()) for name in names]
-            self.emit(depth, ast.Assign([ast.Tuple(elements, ast.Store())], new, lineno=0))
+            # Not through unparse, whose parentheses here depend on Python's version.
+            self.put(depth, f"{', '.join(names)} = {ast.unparse(new)}")
         else:
             raise self.refuse(node)
 
@@ -1946,8 +1946,8 @@ class Reader:
                                   "nn.ConvTranspose1d's rules")
 
     def refuse_layout(self, shape, draw):
-        names = {draw["c_in"]: "C_in", draw["c_out"]: "C_out", draw["kernel"]: "K",
-                 draw["c_in"] // draw["groups"]: "C_in/groups", draw["c_out"] // draw["groups"]: "C_out/groups"}
+        names = {draw["c_in"] // draw["groups"]: "C_in/groups", draw["c_out"] // draw["groups"]: "C_out/groups",
+                 draw["kernel"]: "K", draw["c_in"]: "C_in", draw["c_out"]: "C_out"}
         text = ", ".join(names.get(v, str(v)) for v in shape)
         kind = "no transposed convolution: " if shape[:1] == (draw["c_out"],) else ""
         raise unsupported(self.init_node, f"{kind}the weight is ({text})",
