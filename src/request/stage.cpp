@@ -143,21 +143,19 @@ void read_configs(std::string_view text, StageLimits& limits) {
     if (!digit(text[at]) || (at > 0 && (digit(text[at - 1]) || text[at - 1] == '=' || text[at - 1] == '.'))) continue;
     std::size_t end = at;
     const auto low = number_at(text, end);
+    if (!low) return;
     std::optional<int> high;
-    if (const auto after = skip_dash(text, end); low && after != std::string_view::npos) {
+    if (const auto after = skip_dash(text, end); after != std::string_view::npos) {
       std::size_t stop = after;
       high = number_at(text, stop);
       if (high) end = stop;
     }
     const std::string_view between = trim(text.substr(end, word - end));
-    if (!low || std::ranges::count(between, ' ') > 1) continue;
-    if (*low < 1 || *low > 256 || (high && (*high < *low || *high > 256))) continue;
-    if (high) {
-      limits.min_configs = *low;
-      limits.max_configs = *high;
-    } else {
-      limits.max_configs = *low;
-    }
+    at = end - 1;
+    const bool one_word = std::ranges::all_of(between, [](char c) { return c == '_' || (c >= 'a' && c <= 'z'); });
+    if (!one_word || *low < 1 || *low > 256 || (high && (*high < *low || *high > 256))) continue;
+    limits.min_configs = high ? low : std::nullopt;
+    limits.max_configs = high ? high : low;
   }
 }
 
