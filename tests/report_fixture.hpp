@@ -45,8 +45,7 @@ inline std::unique_ptr<ReportCase> report_case(std::string_view word, std::strin
                           .block_positions = 64 << i,
                           .block_channels = 32,
                           .warps = i == 0 ? 4 : 8,
-                          .stages = 2 + i,
-                          .group = 8};
+                          .stages = 2 + i};
     candidate.seconds = best * (1.11 + 0.07 * i);
     candidate.memory_seconds = best * 1.05;
     candidate.arithmetic_seconds = best * 0.31;

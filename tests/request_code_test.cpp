@@ -1,12 +1,11 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
-#include <unistd.h>
-
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -110,8 +109,8 @@ std::string replaced(std::string text, std::string_view from, std::string_view t
 }
 
 const Finding* finding(const Code& code, std::string_view title) {
-  const auto found = std::ranges::find_if(
-      code.findings, [&](const Finding& f) { return f.title.find(title) != std::string::npos; });
+  const auto found =
+      std::ranges::find_if(code.findings, [&](const Finding& f) { return f.title.find(title) != std::string::npos; });
   return found == code.findings.end() ? nullptr : &*found;
 }
 
@@ -208,7 +207,8 @@ TEST(ReadCode, ConvModule) {
   EXPECT_EQ(module.stride, "self.stride");
   EXPECT_EQ(module.output_padding, "0");
   EXPECT_EQ(module.groups, "1");
-  EXPECT_TRUE(module.has_stride && module.has_padding && module.has_dilation && module.has_bias && module.bias_possible);
+  EXPECT_TRUE(module.has_stride && module.has_padding && module.has_dilation && module.has_bias &&
+              module.bias_possible);
   EXPECT_FALSE(module.has_output_padding || module.has_groups || module.bias_init_differs);
   EXPECT_TRUE(module.uses_conv_module);
 
@@ -220,8 +220,8 @@ TEST(ReadCode, ConvModule) {
 TEST(ReadCode, RolesFromTheChildsOwnAttributes) {
   std::string module = replaced(std::string(kModule), "self.stride, self.padding, self.dilation)",
                                 "self.conv.stride[0], self.conv.padding[0], self.conv.dilation[0])");
-  for (const char* line : {"        self.stride = stride\n", "        self.padding = padding\n",
-                           "        self.dilation = dilation\n"}) {
+  for (const char* line :
+       {"        self.stride = stride\n", "        self.padding = padding\n", "        self.dilation = dilation\n"}) {
     module = replaced(module, line, "");
   }
   const Code code = read_code(whole(kKernel, kWrapper, module));
@@ -256,7 +256,8 @@ TEST(ReadCode, BiasThatIsAlwaysThereOrNever) {
   const Code with = read_code(whole(kKernel, kWrapper, always));
   EXPECT_TRUE(with.module.bias_possible);
   EXPECT_FALSE(with.module.has_bias);
-  const Code without = read_code(whole(kKernel, kWrapper, replaced(always, "dilation=dilation", "bias=False, dilation=dilation")));
+  const Code without =
+      read_code(whole(kKernel, kWrapper, replaced(always, "dilation=dilation", "bias=False, dilation=dilation")));
   EXPECT_FALSE(without.module.bias_possible || without.module.has_bias);
   EXPECT_EQ(without.module.bias, "self.conv.bias");
 }
@@ -272,7 +273,8 @@ TEST(ReadCode, DerivedSizesAreNamed) {
 }
 
 TEST(ReadCode, RawParametersWithAnotherBiasBound) {
-  const Code code = read_code(raw_module(R"(self.weight = nn.Parameter(torch.empty(in_channels, out_channels, kernel_size))
+  const Code code =
+      read_code(raw_module(R"(self.weight = nn.Parameter(torch.empty(in_channels, out_channels, kernel_size))
 nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 self.bias = None
 if bias:
@@ -300,7 +302,8 @@ if bias:
 }
 
 TEST(ReadCode, RawParametersAsPyTorchMakesThem) {
-  const Code code = read_code(raw_module(R"(self.weight = nn.Parameter(torch.empty((in_channels, out_channels, kernel_size)))
+  const Code code =
+      read_code(raw_module(R"(self.weight = nn.Parameter(torch.empty((in_channels, out_channels, kernel_size)))
 if bias:
     self.bias = nn.Parameter(torch.empty(out_channels))
 else:
@@ -310,7 +313,7 @@ if self.bias is not None:
     fan_in, _ = init._calculate_fan_in_and_fan_out(self.weight)
     bound = 1 / math.sqrt(fan_in) if fan_in > 0 else 0
     init.uniform_(self.bias, -bound, bound))",
-                                         "import math\nfrom torch.nn import init\n"));
+                           "import math\nfrom torch.nn import init\n"));
   EXPECT_FALSE(code.module.bias_init_differs) << code.module.bias_init_note;
   EXPECT_EQ(finding(code, "starts differently"), nullptr);
   const std::vector<std::string> body(code.module.body.begin() + 5, code.module.body.end());
@@ -341,9 +344,11 @@ TEST(ReadCode, MethodsThatInitialiseAreInlined) {
 }
 
 TEST(ReadCode, GroupsAndOutputPadding) {
-  std::string module = replaced(std::string(kModule), "dilation: int = 1,", "output_padding=0, groups=1, dilation: int = 1,");
-  module = replaced(module, "bias=bias)", "bias=bias, output_padding=output_padding, groups=groups)\n"
-                                          "        self.output_padding, self.g = output_padding, groups");
+  std::string module =
+      replaced(std::string(kModule), "dilation: int = 1,", "output_padding=0, groups=1, dilation: int = 1,");
+  module = replaced(module, "bias=bias)",
+                    "bias=bias, output_padding=output_padding, groups=groups)\n"
+                    "        self.output_padding, self.g = output_padding, groups");
   // Two targets at once are refused; one by one they are fine.
   expect_refused(whole(kKernel, kWrapper, module), "the constructor has");
   module = replaced(module, "self.output_padding, self.g = output_padding, groups",
@@ -364,8 +369,8 @@ TEST(ReadCode, GroupsAndOutputPadding) {
 
 TEST(ReadCode, GridForms) {
   for (const std::string_view axis :
-       {"triton.cdiv(L_OUT, BLOCK)", "-(-L_OUT // BLOCK)", "(L_OUT + BLOCK - 1) // BLOCK", "(L_OUT + (BLOCK - 1)) // BLOCK",
-        "max(1, 1) * triton.cdiv(L_OUT, BLOCK)", "int(triton.cdiv(L_OUT, BLOCK))"}) {
+       {"triton.cdiv(L_OUT, BLOCK)", "-(-L_OUT // BLOCK)", "(L_OUT + BLOCK - 1) // BLOCK",
+        "(L_OUT + (BLOCK - 1)) // BLOCK", "max(1, 1) * triton.cdiv(L_OUT, BLOCK)", "int(triton.cdiv(L_OUT, BLOCK))"}) {
     SCOPED_TRACE(axis);
     const Launch launch = launch_with_grid(fmt::format("(B, C_OUT, {})", axis));
     ASSERT_EQ(launch.grid.size(), 3u);
@@ -398,11 +403,13 @@ TEST(ReadCode, GridOfOneAxisAndOfLambda) {
 }
 
 TEST(ReadCode, Autotune) {
-  const std::string_view kPlain = "configs=[triton.Config({'BLOCK': 64}, num_warps=4, num_stages=3), "
-                                  "triton.Config({'BLOCK': 256}, num_warps=8)], key=['C_IN', 'K']";
-  const std::string kernel = replaced(std::string(kKernel), "@triton.jit", fmt::format("@triton.autotune({})\n@triton.jit", kPlain));
-  std::string wrapper = replaced(std::string(kWrapper), "triton.cdiv(L_OUT, BLOCK))",
-                                 "triton.cdiv(L_OUT, meta['BLOCK']))");
+  const std::string_view kPlain =
+      "configs=[triton.Config({'BLOCK': 64}, num_warps=4, num_stages=3), "
+      "triton.Config({'BLOCK': 256}, num_warps=8)], key=['C_IN', 'K']";
+  const std::string kernel =
+      replaced(std::string(kKernel), "@triton.jit", fmt::format("@triton.autotune({})\n@triton.jit", kPlain));
+  std::string wrapper =
+      replaced(std::string(kWrapper), "triton.cdiv(L_OUT, BLOCK))", "triton.cdiv(L_OUT, meta['BLOCK']))");
   wrapper = replaced(wrapper, "grid = (", "grid = lambda meta: (");
   wrapper = replaced(wrapper, "BLOCK=BLOCK, num_warps=4, num_stages=2", "");
   const Code code = read_code(whole(kernel, wrapper));
@@ -440,15 +447,17 @@ TEST(ReadCode, LaunchInlineAndThroughMethods) {
   std::string body(kWrapper.substr(kWrapper.find('\n', 2) + 1));  // without its def line
   std::string indented;
   for (const std::string& line : lines(body)) indented += "    " + line + "\n";
-  inline_module = inline_module.substr(0, forward) +
-                  "    def forward(self, x):\n        w, bias = self.conv.weight, self.conv.bias\n        stride, padding, "
-                  "dilation = self.stride, self.padding, self.dilation\n" +
-                  indented;
+  inline_module =
+      inline_module.substr(0, forward) +
+      "    def forward(self, x):\n        w, bias = self.conv.weight, self.conv.bias\n        stride, padding, "
+      "dilation = self.stride, self.padding, self.dilation\n" +
+      indented;
   const Code code = read_code(whole(kKernel, "", inline_module));
   EXPECT_EQ(code.wrapper, "ModelNew.forward");
   EXPECT_EQ(sizes(code.launches.at(0).grid.at(2)), Sizes{GridSize::out_length});
 
-  std::string method = replaced(std::string(kModule), "return deconv(", "return self.run(x)\n\n    def run(self, x):\n        return deconv(");
+  std::string method = replaced(std::string(kModule), "return deconv(",
+                                "return self.run(x)\n\n    def run(self, x):\n        return deconv(");
   EXPECT_EQ(read_code(whole(kKernel, kWrapper, method)).wrapper, "deconv");
 }
 
@@ -505,7 +514,8 @@ TEST(ReadCode, DotAndItsPrecision) {
 // --- findings ----------------------------------------------------------------------------------------------------
 
 TEST(ReadCodeFindings, LostTapsAreThoseOfFloatArithmetic) {
-  std::string kernel = replaced(std::string(kKernel), "i = u // stride", "i = tl.floor(u.to(tl.float32) * inv).to(tl.int32)");
+  std::string kernel =
+      replaced(std::string(kKernel), "i = u // stride", "i = tl.floor(u.to(tl.float32) * inv).to(tl.int32)");
   kernel = replaced(kernel, "u % stride == 0", "u == i * stride");
   kernel = replaced(kernel, "dilation,\n", "dilation, inv,\n");
   const std::string wrapper = replaced(std::string(kWrapper), "dilation,\n", "dilation, 1.0 / float(stride),\n");
@@ -563,7 +573,8 @@ TEST(ReadCodeFindings, OffsetsGridsAndMasks) {
   EXPECT_NE(finding(code, "no output_padding and no groups"), nullptr);
   EXPECT_EQ(finding(code, "stores are not masked"), nullptr);
 
-  const Code wide = read_code(whole(replaced(std::string(kKernel), "b = tl.program_id(0)", "b = tl.program_id(0).to(tl.int64)")));
+  const Code wide =
+      read_code(whole(replaced(std::string(kKernel), "b = tl.program_id(0)", "b = tl.program_id(0).to(tl.int64)")));
   EXPECT_EQ(finding(wide, "offsets are 32-bit"), nullptr);
   const Code unmasked = read_code(whole(replaced(std::string(kKernel), ", acc, mask=t < L_OUT)", ", acc)")));
   EXPECT_NE(finding(unmasked, "stores are not masked"), nullptr);
@@ -571,7 +582,8 @@ TEST(ReadCodeFindings, OffsetsGridsAndMasks) {
 }
 
 TEST(ReadCodeFindings, ArgumentsThatAreIgnored) {
-  std::string module = replaced(std::string(kModule), "dilation: int = 1,", "output_padding: int = 0, dilation: int = 1,");
+  std::string module =
+      replaced(std::string(kModule), "dilation: int = 1,", "output_padding: int = 0, dilation: int = 1,");
   module = replaced(module, "bias=bias)", "bias=bias, output_padding=output_padding)");
   const Code code = read_code(whole(kKernel, kWrapper, module));
   ASSERT_NE(finding(code, "output_padding is ignored"), nullptr);
@@ -617,7 +629,8 @@ TEST(ReadCodeRefusals, FusedOperations) {
 
 TEST(ReadCodeRefusals, AnActivationThatTheLaunchSwitchesOffIsListedOnly) {
   std::string kernel = replaced(std::string(kKernel), "K: tl.constexpr", "ACT: tl.constexpr, K: tl.constexpr");
-  kernel = replaced(kernel, "    tl.store(", "    if ACT == 'relu':\n        acc = tl.maximum(acc, 0.0)\n    tl.store(");
+  kernel =
+      replaced(kernel, "    tl.store(", "    if ACT == 'relu':\n        acc = tl.maximum(acc, 0.0)\n    tl.store(");
   const std::string off = replaced(std::string(kWrapper), "K=K", "ACT='none', K=K");
   EXPECT_EQ(read_code(whole(kernel, off)).kernels[0].activations, (std::vector<std::string>{"tl.maximum"}));
   expect_refused(whole(kernel, replaced(std::string(kWrapper), "K=K", "ACT='relu', K=K")), "fuses tl.maximum");
@@ -625,40 +638,64 @@ TEST(ReadCodeRefusals, AnActivationThatTheLaunchSwitchesOffIsListedOnly) {
 
 TEST(ReadCodeRefusals, NoTransposedConvolution) {
   expect_refused(fmt::format("{}\nclass ModelNew(nn.Module):\n    def __init__(self):\n        super().__init__()\n\n"
-                             "    def forward(self, x):\n        return x\n", kImports),
+                             "    def forward(self, x):\n        return x\n",
+                             kImports),
                  "no transposed convolution");
   // A convolution: its weight is (C_out, C_in, K).
-  const std::string conv = raw_module(
-      "self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size))\nself.bias = None");
+  const std::string conv =
+      raw_module("self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size))\nself.bias = None");
   expect_refused(conv, "no transposed convolution: the weight is (C_out, C_in, K)");
   // The output of a plain convolution.
-  const std::string wrapper = replaced(std::string(kWrapper), "(L_IN - 1) * stride - 2 * padding + dilation * (K - 1) + 1",
-                                       "(L_IN + 2 * padding - dilation * (K - 1) - 1) // stride + 1");
+  const std::string wrapper =
+      replaced(std::string(kWrapper), "(L_IN - 1) * stride - 2 * padding + dilation * (K - 1) + 1",
+               "(L_IN + 2 * padding - dilation * (K - 1) - 1) // stride + 1");
   expect_refused(whole(kKernel, wrapper), "no transposed convolution: the output is not");
   // A matrix product has no 3-D weight.
   expect_refused(raw_module("self.weight = nn.Parameter(torch.randn(in_channels, out_channels))\nself.bias = None"),
                  "2-D parameter");
   expect_refused(replaced(whole(), "class ModelNew(", "class Model("), "no class ModelNew");
-  expect_refused(replaced(whole(), "return deconv(x, self.conv.weight", "return self.conv(x)  # ("), "PyTorch's own layer");
+  expect_refused(replaced(whole(), "return deconv(x, self.conv.weight", "return self.conv(x)  # ("),
+                 "PyTorch's own layer");
   expect_refused(replaced(whole(), "deconv_kernel[grid](", "print("), "no launch of a Triton kernel");
 }
 
 TEST(ReadCodeRefusals, ConstructorsOutsideTheClosedSet) {
   const auto with = [](std::string_view statement) {
-    return whole(kKernel, kWrapper, replaced(std::string(kModule), "        self.stride = stride\n",
-                                             fmt::format("        self.stride = stride\n        {}\n", statement)));
+    return whole(kKernel, kWrapper,
+                 replaced(std::string(kModule), "        self.stride = stride\n",
+                          fmt::format("        self.stride = stride\n        {}\n", statement)));
   };
-  for (const std::string_view statement :
-       {"open('/tmp/x', 'w')", "import os", "self.x = __import__('os')", "self.x = eval('1')", "exec('1')",
-        "self.x = [i for i in range(3)]", "for i in range(3): self.x = i", "while True: self.x = 1",
-        "self.x = lambda: 1", "self.x = f'{stride}'", "self.x = 'rm -rf /;$(x)'", "self.forward = stride",
-        "self.__class__ = stride", "del self.stride", "self.x = stride.__class__", "self.x = undefined_name",
-        "self.x = 1e999", "global stride", "self.conv.weight.data = stride", "nn.init.normal_(x)",
-        "self.apply(print)", "self.x = torch.load('f')", "x: int", "yield 1", "self.x = 9" "99999999999999999999"}) {
+  for (const std::string_view statement : {"open('/tmp/x', 'w')",
+                                           "import os",
+                                           "self.x = __import__('os')",
+                                           "self.x = eval('1')",
+                                           "exec('1')",
+                                           "self.x = [i for i in range(3)]",
+                                           "for i in range(3): self.x = i",
+                                           "while True: self.x = 1",
+                                           "self.x = lambda: 1",
+                                           "self.x = f'{stride}'",
+                                           "self.x = 'rm -rf /;$(x)'",
+                                           "self.forward = stride",
+                                           "self.__class__ = stride",
+                                           "del self.stride",
+                                           "self.x = stride.__class__",
+                                           "self.x = undefined_name",
+                                           "self.x = 1e999",
+                                           "global stride",
+                                           "self.conv.weight.data = stride",
+                                           "nn.init.normal_(x)",
+                                           "self.apply(print)",
+                                           "self.x = torch.load('f')",
+                                           "x: int",
+                                           "yield 1",
+                                           "self.x = 9"
+                                           "99999999999999999999"}) {
     SCOPED_TRACE(statement);
     const std::string source = with(statement);
     const Refused refused = refusal(source);
-    const auto before = source.begin() + static_cast<std::ptrdiff_t>(source.find("\n        " + std::string(statement)));
+    const auto before =
+        source.begin() + static_cast<std::ptrdiff_t>(source.find("\n        " + std::string(statement)));
     const auto line = std::count(source.begin(), before, '\n') + 2;
     EXPECT_EQ(refused.exit, Exit::unsupported) << refused.what;
     EXPECT_NE(refused.what.find(fmt::format("code:{}: the constructor has", line)), std::string::npos) << refused.what;
@@ -666,13 +703,15 @@ TEST(ReadCodeRefusals, ConstructorsOutsideTheClosedSet) {
   }
   expect_refused(with("self.act = nn.ReLU()"), "the module has a layer nn.ReLU");
   expect_refused(with("self.other = nn.ConvTranspose1d(1, 1, 1)"), "two nn.ConvTranspose1d");
-  expect_refused(replaced(whole(), "bias: bool = False", "bias: bool = False, **kwargs"), "parameters other than plain");
+  expect_refused(replaced(whole(), "bias: bool = False", "bias: bool = False, **kwargs"),
+                 "parameters other than plain");
   expect_refused(replaced(whole(), "bias: bool = False", "bias: bool = print(1)"), "the default 'print(1)'");
   expect_refused(replaced(whole(), "def forward(self, x)", "def forward(self, x, y)"), "other than one tensor");
   expect_refused(replaced(whole(), "dilation=dilation,", "dilation=dilation, padding_mode='reflect',"), "padding_mode");
-  for (const std::string_view statement : {"assert stride > 0, 'text'", "if stride < 1:\n            raise ValueError('text')",
-                                           "pass", "'a docstring'", "self.tile: int = 64", "self.pair = (stride, padding)",
-                                           "self.s = stride if isinstance(stride, int) else stride[0]"}) {
+  for (const std::string_view statement :
+       {"assert stride > 0, 'text'", "if stride < 1:\n            raise ValueError('text')", "pass", "'a docstring'",
+        "self.tile: int = 64", "self.pair = (stride, padding)",
+        "self.s = stride if isinstance(stride, int) else stride[0]"}) {
     SCOPED_TRACE(statement);
     const Code code = read_code(with(statement));
     for (const std::string& line : code.module.body) EXPECT_EQ(line.find("text"), std::string::npos) << line;
@@ -734,10 +773,12 @@ TEST(ReadCodeRefusals, NothingIsRunAndNothingRunsAway) {
   for (int i = 0; i < 60; ++i) doubling += fmt::format("\n    z{} = z{} + z{}", i + 1, i, i);
   EXPECT_EQ(wrapper_with(doubling).exit, Exit::ok);
   EXPECT_EQ(wrapper_with("for a in range(99):\n        for b in range(99):\n            for c in range(99):\n"
-                         "                for d in range(99):\n                    for e in range(99): z = e").exit,
+                         "                for d in range(99):\n                    for e in range(99): z = e")
+                .exit,
             Exit::unsupported);
-  EXPECT_NE(refusal(whole(kKernel, "\nA = B\nB = A\n" + replaced(std::string(kWrapper), "BLOCK = 128", "BLOCK = A"))).exit,
-            Exit::defect);
+  EXPECT_NE(
+      refusal(whole(kKernel, "\nA = B\nB = A\n" + replaced(std::string(kWrapper), "BLOCK = 128", "BLOCK = A"))).exit,
+      Exit::defect);
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));
 }
 

@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
-
 #include <unistd.h>
 
 #include <algorithm>
@@ -156,7 +155,8 @@ TEST(RequestTarget, OneLine) {
   EXPECT_TRUE(notes(request, "one line"));
 
   // The figures may follow the missing metrics instead.
-  parts.metrics = "No NCU metrics available.\n\nGPU Hardware Info:\n• Number of SMs: 128\n• Memory Bandwidth: 1008 GB/s";
+  parts.metrics =
+      "No NCU metrics available.\n\nGPU Hardware Info:\n• Number of SMs: 128\n• Memory Bandwidth: 1008 GB/s";
   const Request late = read(parts);
   EXPECT_TRUE(late.metrics.empty());
   EXPECT_EQ(late.stated.sms, 128);
@@ -231,7 +231,9 @@ TEST(RequestStage, Kinds) {
 }
 
 TEST(RequestStage, Limits) {
-  const auto limits = [](std::string_view rule) { return read_stage_text(fmt::format("Rules:\n- {}\n", rule)).stage.limits; };
+  const auto limits = [](std::string_view rule) {
+    return read_stage_text(fmt::format("Rules:\n- {}\n", rule)).stage.limits;
+  };
   const auto range = [&](std::string_view rule) {
     const StageLimits l = limits(rule);
     return std::pair{l.min_configs.value_or(-1), l.max_configs.value_or(-1)};
@@ -299,7 +301,8 @@ A list of 2–4 configs on the **kernel**.
 TEST(RequestStage, FailedAttempt) {
   Parts parts;
   parts.between =
-      "## Previous Attempt Failed\nIt spilled.\nTask: none of yours.\n\n**Your Task**: another way.\n- Do NOT repeat it\n\n";
+      "## Previous Attempt Failed\nIt spilled.\nTask: none of yours.\n\n**Your Task**: another way.\n- Do NOT repeat "
+      "it\n\n";
   const std::string text = text_of(parts);
   const Request request = parse_sections(text, "r.txt");
   EXPECT_TRUE(request.failure.starts_with("It spilled.\n"));
@@ -364,7 +367,8 @@ TEST(RequestMetrics, ByKernel) {
 }
 
 TEST(RequestMetrics, SeveralLaunchesOfOneKernel) {
-  const Request request = read_metrics_text(R"({"k": [{"launch__grid_size": 1}, {"launch__grid_size": 2}], "j": {"a": 3}})");
+  const Request request =
+      read_metrics_text(R"({"k": [{"launch__grid_size": 1}, {"launch__grid_size": 2}], "j": {"a": 3}})");
   ASSERT_EQ(request.metrics.size(), 3u);
   EXPECT_EQ(request.metrics[0].kernel, "j");
   EXPECT_EQ(request.metrics[1].kernel, "k");
@@ -399,7 +403,8 @@ TEST(RequestMetrics, NoneAtAll) {
 }
 
 TEST(RequestMetrics, NullAndInfinity) {
-  const Request request = read_metrics_text(R"({"k": {"a.pct": null, "b.pct": "inf", "c": "-inf", "d.pct": "nan", "e": "12.5"}})");
+  const Request request =
+      read_metrics_text(R"({"k": {"a.pct": null, "b.pct": "inf", "c": "-inf", "d.pct": "nan", "e": "12.5"}})");
   const KernelMetrics& metrics = request.metrics.at(0);
   EXPECT_EQ(metrics.null_values, (std::vector<std::string>{"a.pct", "d.pct"}));
   EXPECT_TRUE(std::isinf(metrics.values.at("b.pct")) && metrics.values.at("b.pct") > 0);
@@ -452,7 +457,8 @@ TEST(RequestMetrics, ManyAreReadInLinearTime) {
 TEST(RequestText, MissingAndDoubledSections) {
   const std::string text = text_of({});
   const auto last = static_cast<int>(std::count(text.begin(), text.end(), '\n'));
-  for (const std::string heading : {"# Target GPU", "[OPTIMIZATION STAGE]", "[CURRENT CODE]", "[NCU PROFILING METRICS]"}) {
+  for (const std::string heading :
+       {"# Target GPU", "[OPTIMIZATION STAGE]", "[CURRENT CODE]", "[NCU PROFILING METRICS]"}) {
     SCOPED_TRACE(heading);
     std::string missing = text;
     missing.replace(missing.find(heading), heading.size(), "");

@@ -14,13 +14,13 @@ namespace tconv::plan {
 // One Triton schedule of the phase kernel (src/triton/emit.hpp draws it). Rows are output channels
 // times live phases; columns are positions. All block sizes are powers of two.
 struct Schedule {
-  int block_rows = 64;      // rows per program: output channels x phases
-  int phases = 1;           // phases per program, padded to a power of two; divides block_rows
+  int block_rows = 64;  // rows per program: output channels x phases
+  int phases = 1;       // phases per program, padded to a power of two; divides block_rows
   int block_positions = 128;
   int block_channels = 32;  // C_in per step; 1 selects the FMA body (no matrix unit)
   int warps = 4;
-  int stages = 3;           // depth of the software pipeline
-  int group = 8;            // grid order: row blocks that share a band of positions
+  int stages = 3;  // depth of the software pipeline
+  int group = 8;   // grid order: row blocks that share a band of positions
 
   auto operator<=>(const Schedule&) const = default;
 };
@@ -28,7 +28,7 @@ struct Schedule {
 
 struct Candidate {
   Schedule schedule;
-  double seconds = 0;        // predicted
+  double seconds = 0;  // predicted
   double memory_seconds = 0;
   double arithmetic_seconds = 0;
   double issue_seconds = 0;  // load, store and index instructions
@@ -44,14 +44,13 @@ struct Plan {
   Workload workload;
   const Target* target = nullptr;
   Limit limit;
-  std::vector<Candidate> chosen;     // best first; 2 to 4 where the stage asks for an autotune list, else 1
-  std::vector<Candidate> ranked;     // every admissible candidate, best first
+  std::vector<Candidate> chosen;  // best first; 2 to 4 where the stage asks for an autotune list, else 1
+  std::vector<Candidate> ranked;  // every admissible candidate, best first
   std::vector<Rejection> rejected;
-  bool exact_body = false;           // FMA body: depthwise, i32, f64
+  bool exact_body = false;  // FMA body: depthwise, i32, f64
 };
 
 // Estimate mode: instant, deterministic. Throws Error(unsupported) with the reasons when nothing fits.
-[[nodiscard]] Plan plan_triton(const Workload& workload, const Target& target,
-                               const request::StageLimits& limits);
+[[nodiscard]] Plan plan_triton(const Workload& workload, const Target& target, const request::StageLimits& limits);
 
 }  // namespace tconv::plan

@@ -305,17 +305,16 @@ std::string diagnosis(const Facts& facts) {
 std::string schedules(const Facts& facts) {
   std::string out = fmt::format("<h2>Schedules</h2>\n<p class=\"note\">Best first; {}.</p>\n", facts.body_sentence);
   out += table_head({number("#"), number("rows"), number("phases"), number("positions"), number("C_in a step"),
-                     number("warps"), number("stages"), number("group"), number("predicted"), number("memory"),
-                     number("arithmetic"), number("issue"), number("tail")});
+                     number("warps"), number("stages"), number("predicted"), number("memory"), number("arithmetic"),
+                     number("issue"), number("tail")});
   std::int64_t rank = 0;
   for (const ScheduleRow& row : facts.schedules) {
     const plan::Candidate& c = *row.candidate;
     const plan::Schedule& s = c.schedule;
     out += table_row({number(++rank), number(s.block_rows), number(s.phases), number(s.block_positions),
-                      number(s.block_channels), number(s.warps), number(s.stages), number(s.group),
-                      number(seconds_text(c.seconds)), number(seconds_text(c.memory_seconds)),
-                      number(seconds_text(c.arithmetic_seconds)), number(seconds_text(c.issue_seconds)),
-                      number(fmt::format("{:.2f}", c.tail))});
+                      number(s.block_channels), number(s.warps), number(s.stages), number(seconds_text(c.seconds)),
+                      number(seconds_text(c.memory_seconds)), number(seconds_text(c.arithmetic_seconds)),
+                      number(seconds_text(c.issue_seconds)), number(fmt::format("{:.2f}", c.tail))});
   }
   out += kTableEnd;
   out += "<h2>Compiled for the target</h2>\n";

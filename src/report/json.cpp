@@ -11,13 +11,8 @@ using Json = nlohmann::ordered_json;  // keys stay in the order they are written
 Json maybe(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
 
 Json schedule_json(const plan::Schedule& s) {
-  return {{"block_rows", s.block_rows},
-          {"phases", s.phases},
-          {"block_positions", s.block_positions},
-          {"block_channels", s.block_channels},
-          {"warps", s.warps},
-          {"stages", s.stages},
-          {"group", s.group}};
+  return {{"block_rows", s.block_rows},         {"phases", s.phases}, {"block_positions", s.block_positions},
+          {"block_channels", s.block_channels}, {"warps", s.warps},   {"stages", s.stages}};
 }
 
 Json workload_json(const Facts& facts) {

@@ -88,18 +88,17 @@ std::string metrics(const Facts& facts) {
 
 std::string schedules(const Facts& facts) {
   std::string out = fmt::format("## Schedules\n\nBest first; {}.\n\n", facts.body_sentence);
-  out += row({"#", "rows", "phases", "positions", "C_in a step", "warps", "stages", "group", "predicted", "memory",
-              "arithmetic", "issue", "tail"});
-  out += rule({"---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:"});
+  out += row({"#", "rows", "phases", "positions", "C_in a step", "warps", "stages", "predicted", "memory", "arithmetic",
+              "issue", "tail"});
+  out += rule({"---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:"});
   std::size_t number = 0;
   for (const ScheduleRow& chosen : facts.schedules) {
     const plan::Candidate& c = *chosen.candidate;
     const plan::Schedule& s = c.schedule;
     out += row({fmt::format("{}", ++number), fmt::format("{}", s.block_rows), fmt::format("{}", s.phases),
                 fmt::format("{}", s.block_positions), fmt::format("{}", s.block_channels), fmt::format("{}", s.warps),
-                fmt::format("{}", s.stages), fmt::format("{}", s.group), seconds_text(c.seconds),
-                seconds_text(c.memory_seconds), seconds_text(c.arithmetic_seconds), seconds_text(c.issue_seconds),
-                fmt::format("{:.2f}", c.tail)});
+                fmt::format("{}", s.stages), seconds_text(c.seconds), seconds_text(c.memory_seconds),
+                seconds_text(c.arithmetic_seconds), seconds_text(c.issue_seconds), fmt::format("{:.2f}", c.tail)});
   }
   out += "\n## Compiled for the target\n\n";
   if (facts.answer.compiled.empty()) {

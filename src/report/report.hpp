@@ -7,18 +7,11 @@
 #include "plan/plan.hpp"
 #include "request/diagnose.hpp"
 #include "request/request.hpp"
+#include "triton/compile.hpp"
 
 namespace tconv::report {
 
-// What Triton's compiler made of the answer for the target, without a GPU.
-struct Compiled {
-  plan::Schedule schedule;
-  int registers = 0;      // per thread
-  int shared_memory = 0;  // bytes per block
-  int spills = 0;         // bytes stored and loaded
-  Occupancy occupancy;
-  std::string triton_version;
-};
+using Compiled = triton::Compiled;
 
 struct Answer {
   const request::Request* request = nullptr;

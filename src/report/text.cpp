@@ -148,16 +148,16 @@ void metrics(Terminal& out, const Facts& facts) {
 void schedules(Terminal& out, const Facts& facts) {
   out.heading(fmt::format("Schedules, best first ({})", facts.body_sentence));
   out.line(
-      out.styled("   #  rows phases  positions  C_in warps stages group    predicted     memory arithmetic      "
+      out.styled("   #  rows phases  positions  C_in warps stages    predicted     memory arithmetic      "
                  "issue   tail",
                  Style::dim));
   std::size_t number = 0;
   for (const ScheduleRow& row : facts.schedules) {
     const plan::Candidate& c = *row.candidate;
     const plan::Schedule& s = c.schedule;
-    out.line(fmt::format("{:>4}{:>6}{:>7}{:>11}{:>6}{:>6}{:>7}{:>6}{:>13}{:>11}{:>11}{:>11}{:>7.2f}", ++number,
-                         s.block_rows, s.phases, s.block_positions, s.block_channels, s.warps, s.stages, s.group,
-                         seconds_text(c.seconds), seconds_text(c.memory_seconds), seconds_text(c.arithmetic_seconds),
+    out.line(fmt::format("{:>4}{:>6}{:>7}{:>11}{:>6}{:>6}{:>7}{:>13}{:>11}{:>11}{:>11}{:>7.2f}", ++number, s.block_rows,
+                         s.phases, s.block_positions, s.block_channels, s.warps, s.stages, seconds_text(c.seconds),
+                         seconds_text(c.memory_seconds), seconds_text(c.arithmetic_seconds),
                          seconds_text(c.issue_seconds), c.tail));
   }
   if (facts.schedules.empty()) out.line("  none was chosen");

@@ -150,7 +150,8 @@ Code code_from(const json& object) {
 Code read_code(const std::string& source, const std::string& path, int first_line) {
   const std::string python = find_python();
   if (python.empty()) {
-    throw Error(Exit::no_device, path, "no Python was found", "reading code needs python3, 3.9 or later; or TCONV_PYTHON");
+    throw Error(Exit::no_device, path, "no Python was found",
+                "reading code needs python3, 3.9 or later; or TCONV_PYTHON");
   }
   const std::string_view reader = embedded::read_code_py;
   const ProcessResult result =
@@ -172,7 +173,9 @@ Code read_code(const std::string& source, const std::string& path, int first_lin
   try {
     if (const auto refusal = answer.find("refusal"); refusal != answer.end()) {
       const auto kind = field<std::string>(*refusal, "kind");
-      throw Error(kind == "usage" ? Exit::usage : kind == "python" ? Exit::no_device : Exit::unsupported,
+      throw Error(kind == "usage"    ? Exit::usage
+                  : kind == "python" ? Exit::no_device
+                                     : Exit::unsupported,
                   place(path, first_line, field<int>(*refusal, "line")),
                   printable(field<std::string>(*refusal, "what"), 300), field<std::string>(*refusal, "rule"));
     }
@@ -180,7 +183,8 @@ Code read_code(const std::string& source, const std::string& path, int first_lin
     code.source = source;
     return code;
   } catch (const json::exception& error) {
-    throw Error(Exit::defect, place(path, first_line, 0), fmt::format("the code reader's answer: {}", error.what()), "");
+    throw Error(Exit::defect, place(path, first_line, 0), fmt::format("the code reader's answer: {}", error.what()),
+                "");
   }
 }
 

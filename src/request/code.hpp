@@ -27,13 +27,13 @@ struct Kernel {
   std::vector<AutotuneConfig> autotune;
   std::vector<std::string> autotune_key;
   // What the body does, as facts from the syntax tree.
-  bool uses_dot = false;               // tl.dot
-  std::string dot_precision;           // "tf32", "ieee", "tf32x3", "" (default)
-  bool uses_atomics = false;           // tl.atomic_*
+  bool uses_dot = false;                // tl.dot
+  std::string dot_precision;            // "tf32", "ieee", "tf32x3", "" (default)
+  bool uses_atomics = false;            // tl.atomic_*
   bool float_index_arithmetic = false;  // an index goes through a floating-point value (floor of x*inv)
-  bool division_in_loop = false;       // // or % by a run-time stride inside a loop
-  bool scans_all_taps = false;         // a divisibility test masks taps inside the tap loop
-  bool int64_offsets = false;          // some offset is widened to int64
+  bool division_in_loop = false;        // // or % by a run-time stride inside a loop
+  bool scans_all_taps = false;          // a divisibility test masks taps inside the tap loop
+  bool int64_offsets = false;           // some offset is widened to int64
   bool masks_loads = false;
   bool masks_stores = false;
   std::vector<std::string> activations;  // tl.maximum, tl.sigmoid, tl.exp, ... seen in the body
@@ -43,8 +43,8 @@ struct Kernel {
 enum class GridSize { one, batch, c_out, c_in, out_length, in_length, stride, groups, constant, unknown };
 struct GridFactor {
   GridSize size = GridSize::unknown;
-  std::int64_t constant = 1;  // for GridSize::constant
-  std::string block;          // non-empty: cdiv(size, block), a name in the launch or autotune meta
+  std::int64_t constant = 1;     // for GridSize::constant
+  std::string block;             // non-empty: cdiv(size, block), a name in the launch or autotune meta
   std::int64_t block_value = 0;  // the block's value where it is fixed; 0 where autotune chooses it
 };
 struct GridAxis {
@@ -53,9 +53,9 @@ struct GridAxis {
 
 struct Launch {
   std::string kernel;
-  std::vector<GridAxis> grid;                  // 1 to 3 axes; empty when the expression was not understood
-  std::string grid_text;                       // for messages only
-  std::map<std::string, std::int64_t> meta;    // integer keyword arguments (BLOCK_T=128, num_warps=4)
+  std::vector<GridAxis> grid;                // 1 to 3 axes; empty when the expression was not understood
+  std::string grid_text;                     // for messages only
+  std::map<std::string, std::int64_t> meta;  // integer keyword arguments (BLOCK_T=128, num_warps=4)
   int num_warps = 0;
   int num_stages = 0;
 };
@@ -65,7 +65,7 @@ struct Launch {
 // request's text reaches the answer unread.
 struct Parameter {
   std::string name;
-  std::string annotation;  // "int", "bool", "float", "" ...
+  std::string annotation;     // "int", "bool", "float", "" ...
   std::string default_value;  // "" when there is none: 1, 0, False, True, None
 };
 struct Module {
@@ -77,20 +77,20 @@ struct Module {
   std::string weight, bias, stride, padding, output_padding, dilation, groups;
   bool bias_possible = false;  // a constructor argument, or always
   // Roles that the constructor lets the caller choose (else the role is fixed at its expression).
-  bool has_stride = false, has_padding = false, has_output_padding = false, has_dilation = false,
-       has_groups = false, has_bias = false;
+  bool has_stride = false, has_padding = false, has_output_padding = false, has_dilation = false, has_groups = false,
+       has_bias = false;
   // Initialisation, compared with nn.ConvTranspose1d.
-  bool uses_conv_module = false;     // an nn.ConvTranspose1d child holds the parameters
-  bool bias_init_differs = false;    // e.g. the bound from C_in*K where PyTorch uses C_out/groups*K
-  std::string bias_init_note;        // what differs, in words
+  bool uses_conv_module = false;   // an nn.ConvTranspose1d child holds the parameters
+  bool bias_init_differs = false;  // e.g. the bound from C_in*K where PyTorch uses C_out/groups*K
+  std::string bias_init_note;      // what differs, in words
 };
 
 struct Finding {
   enum class Severity { wrong_result, limitation, performance, note };
   Severity severity = Severity::note;
-  int line = 0;       // within the code block; 0 when it is about the whole
-  std::string title;  // one line
-  std::string detail; // when it happens, in numbers where there are any
+  int line = 0;        // within the code block; 0 when it is about the whole
+  std::string title;   // one line
+  std::string detail;  // when it happens, in numbers where there are any
 };
 
 struct Code {
@@ -98,14 +98,14 @@ struct Code {
   std::vector<Kernel> kernels;
   std::vector<Launch> launches;
   Module module;
-  std::string wrapper;            // the function that launches
+  std::string wrapper;  // the function that launches
   bool makes_input_contiguous = false;
   bool makes_weight_contiguous = false;
-  bool uses_strides = false;      // passes tensor strides to the kernel
-  bool admits_i32 = false;        // names torch.int32 among the accepted dtypes
-  std::vector<std::string> dtypes;  // dtypes named in the code
+  bool uses_strides = false;           // passes tensor strides to the kernel
+  bool admits_i32 = false;             // names torch.int32 among the accepted dtypes
+  std::vector<std::string> dtypes;     // dtypes named in the code
   bool output_length_formula = false;  // computes L_out of a transposed convolution
-  std::vector<Finding> findings;  // faults visible in the code alone
+  std::vector<Finding> findings;       // faults visible in the code alone
 };
 
 // Parses with Python's own `ast` in a subprocess (`python3 -I`); the code is never imported or run.

@@ -261,9 +261,6 @@ class Machine:
         self.file, self.cls, self.draw, self.blocks = file, module_class, draw, blocks
         self.methods = {node.name: node for node in module_class.body if isinstance(node, ast.FunctionDef)}
         self.self_ = Instance("self", {})
-        for node in module_class.body:
-            if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-                self.self_.attributes[node.targets[0].id] = self.eval(node.value, {})
         self.in_constructor = False
         self.steps = 0
         self.depth = 0
@@ -274,6 +271,9 @@ class Machine:
         self.made_contiguous = set()
         self.strides_of = set()
         self.pending = []  # what the function being followed returns under conditions that are not known
+        for node in module_class.body:
+            if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+                self.self_.attributes[node.targets[0].id] = self.eval(node.value, {})
 
     def tick(self, node):
         self.steps += 1

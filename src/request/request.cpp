@@ -44,8 +44,8 @@ std::string lower(std::string_view text) {
 
 bool starts_with_any_case(std::string_view text, std::string_view prefix) {
   const auto small = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };
-  return text.size() >= prefix.size() && std::equal(prefix.begin(), prefix.end(), text.begin(),
-                                                    [&](char a, char b) { return small(a) == small(b); });
+  return text.size() >= prefix.size() &&
+         std::equal(prefix.begin(), prefix.end(), text.begin(), [&](char a, char b) { return small(a) == small(b); });
 }
 
 struct Line {
@@ -97,14 +97,17 @@ class Parser {
     check_bytes();
     lines_ = lines_of(text_);
     split();
-    for (const auto& [part, what] : {std::pair{Part::target, "# Target GPU"}, {Part::stage, "[OPTIMIZATION STAGE]"},
-                                     {Part::code, "[CURRENT CODE]"}, {Part::metrics, "[NCU PROFILING METRICS]"}}) {
+    for (const auto& [part, what] : {std::pair{Part::target, "# Target GPU"},
+                                     {Part::stage, "[OPTIMIZATION STAGE]"},
+                                     {Part::code, "[CURRENT CODE]"},
+                                     {Part::metrics, "[NCU PROFILING METRICS]"}}) {
       if (!seen(part)) {
         refuse(last_line(), fmt::format("the request has no {} section", what),
                "a request has target, stage, code and metrics");
       }
     }
-    if (code_blocks_ == 0) refuse(heading_line(Part::code), "no code block under [CURRENT CODE]", "one ```python block");
+    if (code_blocks_ == 0)
+      refuse(heading_line(Part::code), "no code block under [CURRENT CODE]", "one ```python block");
     read_target(section(Part::target), heading_text_);
     const Section stage = section(Part::stage);
     read_stage(stage.text, stage.line, request_.stage);
@@ -141,11 +144,13 @@ class Parser {
       refuse(line_at(at), fmt::format("a NUL byte at offset {}", at), "a request is text");
     }
     if (const auto at = first_invalid_utf8(text_)) {
-      refuse(line_at(*at), fmt::format("byte {:#04x} at offset {} is no UTF-8", static_cast<unsigned char>(text_[*at]), *at),
+      refuse(line_at(*at),
+             fmt::format("byte {:#04x} at offset {} is no UTF-8", static_cast<unsigned char>(text_[*at]), *at),
              "a request is UTF-8");
     }
     if (const auto lines = static_cast<std::size_t>(std::ranges::count(text_, '\n')); lines > kMaxLines) {
-      refuse(1, fmt::format("the request has {} lines", lines), fmt::format("a request has at most {} lines", kMaxLines));
+      refuse(1, fmt::format("the request has {} lines", lines),
+             fmt::format("a request has at most {} lines", kMaxLines));
     }
     if (text_.starts_with("\xef\xbb\xbf")) text_.remove_prefix(3);  // a byte order mark
   }
@@ -211,7 +216,8 @@ class Parser {
       }
     } else if (after_code && part == Part::rest && holds_code(first, last)) {
       // The block that closes a request is an empty template for the answer.
-      refuse(lines_[first].number, "a second code block, after the metrics", "one ```python block, under [CURRENT CODE]");
+      refuse(lines_[first].number, "a second code block, after the metrics",
+             "one ```python block, under [CURRENT CODE]");
     }
     return last;
   }
@@ -231,7 +237,8 @@ class Parser {
       source += '\n';
     }
     request_.code_line = lines_[first].number + 1;
-    if (trim(source).empty()) refuse(lines_[first].number, "the code block is empty", "one ```python block with the code");
+    if (trim(source).empty())
+      refuse(lines_[first].number, "the code block is empty", "one ```python block with the code");
     if (source.size() > kMaxCodeBytes) {
       refuse(lines_[first].number, fmt::format("the code block has {} bytes", source.size()),
              fmt::format("code has at most {} bytes", kMaxCodeBytes));
@@ -316,8 +323,13 @@ class Parser {
 
   [[nodiscard]] std::optional<double> bytes(int line, std::string_view key, std::string_view value) const {
     return number(line, key, value,
-                  {{"GB", kMebi * kKibi}, {"GiB", kMebi * kKibi}, {"MB", kMebi}, {"MiB", kMebi}, {"KB", kKibi},
-                   {"KiB", kKibi}, {"K", kKibi}});
+                  {{"GB", kMebi * kKibi},
+                   {"GiB", kMebi * kKibi},
+                   {"MB", kMebi},
+                   {"MiB", kMebi},
+                   {"KB", kKibi},
+                   {"KiB", kKibi},
+                   {"K", kKibi}});
   }
 
   // The number that a value starts with, in SI units or bytes. Absent for "unknown", "N/A" and the like.
@@ -391,8 +403,8 @@ class Parser {
         break;
       }
       if (!bare.empty() && !bare.starts_with("#") && !bare.starts_with("```") && !bare.ends_with(":")) {
-        refuse(section.line + static_cast<int>(std::count(section.text.begin(),
-                                                          section.text.begin() + static_cast<std::ptrdiff_t>(at), '\n')),
+        refuse(section.line + static_cast<int>(std::count(
+                                  section.text.begin(), section.text.begin() + static_cast<std::ptrdiff_t>(at), '\n')),
                fmt::format("the metrics are no JSON: \"{}\"", printable(bare, 60)),
                "JSON, or \"No NCU metrics available\"");
       }
@@ -401,8 +413,9 @@ class Parser {
       begin = at;
     }
     if (begin >= section.text.size()) refuse(section.line, "the metrics section holds no JSON", "an object or a list");
-    json_line_ = section.line + static_cast<int>(std::count(
-                                    section.text.begin(), section.text.begin() + static_cast<std::ptrdiff_t>(begin), '\n'));
+    json_line_ =
+        section.line + static_cast<int>(std::count(section.text.begin(),
+                                                   section.text.begin() + static_cast<std::ptrdiff_t>(begin), '\n'));
     json_ = json_extent(section.text.substr(begin));
     json value;
     try {
@@ -432,7 +445,8 @@ class Parser {
       if (c == '"') in_string = true;
       if (c == '{' || c == '[') {
         if (++depth > kMaxJsonDepth) {
-          refuse(json_line_ + static_cast<int>(std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(i), '\n')),
+          refuse(json_line_ +
+                     static_cast<int>(std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(i), '\n')),
                  "the metrics nest too deeply", fmt::format("at most {} levels", kMaxJsonDepth));
         }
       }

@@ -61,7 +61,7 @@ struct Request {
   StatedTarget stated;
   Stage stage;
   Code code;
-  int code_line = 0;  // of the code's first line, in the request
+  int code_line = 0;                   // of the code's first line, in the request
   std::vector<KernelMetrics> metrics;  // empty: the request has none
   std::string failure;                 // the "Previous Attempt Failed" block, if any
   std::vector<std::string> notes;      // variants met while reading, for the report

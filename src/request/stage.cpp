@@ -112,8 +112,7 @@ std::vector<int> set_after(std::string_view text, std::string_view name, std::st
     }
     if (text[at] == '}' || text[at] == ']') {
       std::ranges::sort(values);
-      const auto repeated = std::ranges::unique(values);
-      values.erase(repeated.begin(), repeated.end());
+      values.erase(std::unique(values.begin(), values.end()), values.end());
       return values;
     }
     const auto value = number_at(text, at);
@@ -203,8 +202,9 @@ void read_stage(std::string_view text, int first_line, Stage& stage) {
       continue;
     }
     if (in_example || raw.empty() || raw == "(None)" || raw == "---") continue;
-    if (contains(lower(raw), "fused op") || contains(raw, "FUSION EXCLUSIONS") || contains(lower(raw), "fused kernel") ||
-        contains(lower(raw), "fusion increases") || contains(lower(raw), "fusion benefit")) {
+    if (contains(lower(raw), "fused op") || contains(raw, "FUSION EXCLUSIONS") ||
+        contains(lower(raw), "fused kernel") || contains(lower(raw), "fusion increases") ||
+        contains(lower(raw), "fusion benefit")) {
       fused = true;
     }
     const auto item = bullet(raw);
@@ -235,7 +235,8 @@ void read_stage(std::string_view text, int first_line, Stage& stage) {
     }
     read_limits(raw, stage.limits);
     if (stage.rules.size() >= kMaxRules) continue;
-    stage.rules.push_back({line, condition.empty() ? std::string(raw) : condition + " " + std::string(item ? *item : raw)});
+    stage.rules.push_back(
+        {line, condition.empty() ? std::string(raw) : condition + " " + std::string(item ? *item : raw)});
   }
   stage.kind = kind_of(names, fused);
 }

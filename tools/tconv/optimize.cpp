@@ -14,6 +14,7 @@
 #include "request/diagnose.hpp"
 #include "request/request.hpp"
 #include "shared.hpp"
+#include "triton/compile.hpp"
 #include "triton/emit.hpp"
 #include "util/files.hpp"
 #include "verbs.hpp"
@@ -58,8 +59,14 @@ void compile(const Options& options, report::Answer& answer) {
     answer.not_compiled = "--compile never";
     return;
   }
-  answer.not_compiled = "this build has no Triton compile step";
-  if (options.compile == "always")
+  if (options.compile == "auto" && options.target.empty()) {
+    answer.not_compiled = "--target NAME or --compile always compiles the answer with Triton, without the GPU";
+    return;
+  }
+  triton::CompileResult result = triton::compile(answer.source, *answer.plan);
+  answer.compiled = std::move(result.compiled);
+  answer.not_compiled = std::move(result.why_not);
+  if (answer.compiled.empty() && options.compile == "always")
     throw Error(Exit::no_device, "--compile always", answer.not_compiled, "--compile auto goes on without");
 }
 

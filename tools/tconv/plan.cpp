@@ -66,7 +66,6 @@ nlohmann::ordered_json to_json(const plan::Candidate& candidate) {
           {"block_channels", schedule.block_channels},
           {"warps", schedule.warps},
           {"stages", schedule.stages},
-          {"group", schedule.group},
           {"predicted_seconds", candidate.seconds},
           {"memory_seconds", candidate.memory_seconds},
           {"arithmetic_seconds", candidate.arithmetic_seconds},
