@@ -306,7 +306,7 @@ TEST(RequestStage, FailedAttempt) {
   const std::string text = text_of(parts);
   const Request request = parse_sections(text, "r.txt");
   EXPECT_TRUE(request.failure.starts_with("It spilled.\n"));
-  EXPECT_EQ(request.stage.rules.size(), 5u);
+  EXPECT_EQ(request.stage.rules.size(), 4u);
   EXPECT_EQ(request.stage.rules.back().text, "- Do NOT repeat it");
   EXPECT_EQ(request.stage.rules.back().line, line_of(text, "- Do NOT repeat it"));
   EXPECT_TRUE(read({}).failure.empty());

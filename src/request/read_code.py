@@ -2288,7 +2288,7 @@ class Reader:
                       "the sum runs over channels and taps one multiply-add at a time; there is no tl.dot")
 
     def grid_limits(self, launch, reader):
-        names = {"batch": "the batch", "out_length": "L_out", "in_length": "L_in"}
+        names = {"batch": "batch", "out_length": "L_out", "in_length": "L_in"}
         for index, axis in enumerate(launch["grid"]):
             factors = [f for f in axis["factors"] if f["size"] in names]
             if index == 0 or len(factors) != len(axis["factors"]) or len(factors) != 1:
@@ -2302,7 +2302,8 @@ class Reader:
             smallest = min(blocks) if blocks else 1
             what = names[factor["size"]]
             through = f" in blocks of {smallest}" if smallest > 1 else ""
-            self.find("limitation", reader.node.lineno, f"{what} has a limit on grid axis {index}",
+            severity = "note" if what == "batch" else "limitation"
+            self.find(severity, reader.node.lineno, f"{what} has a limit on grid axis {index}",
                       f"axis {index} runs over {what}{through}, and CUDA launches at most 65535 programs there: it fails "
                       f"from {what} {65535 * smallest + 1} on")
 

@@ -577,8 +577,9 @@ class Parser {
       const auto end = rest.find('\n');
       const std::string_view text = trim(rest.substr(0, end));
       rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
-      asks = asks || starts_with_any_case(text, "**Your Task**");
-      if (asks && !text.empty() && request_.stage.rules.size() < kMaxRules) {
+      if (starts_with_any_case(text, "**Your Task**")) {
+        asks = true;
+      } else if (asks && !text.empty() && request_.stage.rules.size() < kMaxRules) {
         request_.stage.rules.push_back({line, std::string(text)});
       }
     }
