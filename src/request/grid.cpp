@@ -193,8 +193,7 @@ WorkloadGuess given_workload(const Request& request, const Launch* launch, const
       const auto axes = grid_of(*launch, meta, given);
       if (axes) counts.push_back(axes_text(*axes));
     }
-    const auto repeated = std::ranges::unique(counts);
-    counts.erase(repeated.begin(), repeated.end());
+    counts.erase(std::unique(counts.begin(), counts.end()), counts.end());
     throw Error(Exit::usage, request.path,
                 fmt::format("launch__grid_size is {}, and {} gives {} for workload {}", *programs, launch_text(launch),
                             fmt::join(counts, " or "), print_word(given)),
@@ -366,7 +365,8 @@ WorkloadGuess guess_workload(const Request& request, const Launch* launch, const
   }
   // A profile is usually taken with the constructor's defaults.
   const bool bias = bias_by_default(request.code.module);
-  std::ranges::stable_partition(matches, [&](const Match& m) { return m.entry->workload.problem.bias == bias; });
+  std::stable_partition(matches.begin(), matches.end(),
+                        [&](const Match& m) { return m.entry->workload.problem.bias == bias; });
   const Match& best = matches.front();
   guess.workload = best.entry->workload;
   guess.catalogue_name = best.entry->name;
