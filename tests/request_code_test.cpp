@@ -511,6 +511,31 @@ TEST(ReadCode, DotAndItsPrecision) {
   EXPECT_TRUE(with_dot("acc += tl.load(x_ptr + b.to(tl.int64) * L_IN)").int64_offsets);
 }
 
+TEST(ReadCode, HelpersBelongToTheKernelsThatCallThem) {
+  std::string kernel = R"(
+@triton.jit
+def tap(t, k, stride, padding, dilation):
+    u = t + padding - k * dilation
+    return u // stride, (u >= 0) & (u % stride == 0)
+
+
+@triton.jit
+def rounded(v):
+    bits = v.to(tl.int32, bitcast=True)
+    return tl.where((bits & 0x7F800000) != 0x7F800000, (bits + 0x1000) & -8192, bits).to(tl.float32, bitcast=True)
+
+)" + std::string(kKernel);
+  kernel = replaced(kernel, "            u = t + padding - k * dilation\n            i = u // stride\n",
+                    "            i, hit = tap(t, k, stride, padding, dilation)\n");
+  kernel = replaced(kernel, "hit = (u >= 0) & (u % stride == 0) & (i < L_IN)", "hit = hit & (i < L_IN)");
+  kernel = replaced(kernel, "acc += x * w", "acc += rounded(x) * rounded(w)");
+  const Code code = read_code(whole(kernel));
+  ASSERT_EQ(code.kernels.size(), 1u);
+  EXPECT_EQ(code.kernels[0].name, "deconv_kernel");
+  EXPECT_TRUE(code.kernels[0].division_in_loop && code.kernels[0].scans_all_taps);
+  EXPECT_TRUE(code.kernels[0].activations.empty());
+}
+
 // --- findings ----------------------------------------------------------------------------------------------------
 
 TEST(ReadCodeFindings, LostTapsAreThoseOfFloatArithmetic) {
@@ -589,6 +614,19 @@ TEST(ReadCodeFindings, ArgumentsThatAreIgnored) {
   ASSERT_NE(finding(code, "output_padding is ignored"), nullptr);
   EXPECT_EQ(finding(code, "output_padding is ignored")->severity, Finding::Severity::wrong_result);
   EXPECT_EQ(code.module.output_padding, "self.conv.output_padding[0]");
+}
+
+TEST(ReadCodeFindings, ArgumentsThatAreRefused) {
+  std::string module = replaced(std::string(kModule), "dilation: int = 1,", "groups: int = 1, dilation: int = 1,");
+  module = replaced(module, "bias=bias)", "bias=bias, groups=groups)");
+  module = replaced(
+      module, "    def forward(self, x):\n",
+      "    def forward(self, x):\n        if self.conv.groups != 1:\n            raise NotImplementedError()\n");
+  const Code code = read_code(whole(kKernel, kWrapper, module));
+  ASSERT_NE(finding(code, "some arguments are refused"), nullptr);
+  EXPECT_NE(finding(code, "some arguments are refused")->detail.find("groups is 1"), std::string::npos);
+  EXPECT_EQ(code.module.groups, "self.conv.groups");
+  EXPECT_EQ(code.launches.size(), 1u);
 }
 
 // --- refusals ----------------------------------------------------------------------------------------------------

@@ -46,6 +46,8 @@ CONV = "torch.nn.ConvTranspose1d"
 DTYPES = ("float16", "bfloat16", "float32", "float64", "half", "float", "double", "int8", "uint8", "int16", "int32",
           "int64")
 DROP_IN = "the answer repeats the constructor of the code it replaces, from a closed set of statements"
+# A kernel may compute more than the answer would where nothing replaces it: `tconv verify` only calls it.
+WILL_REPLACE = "interface" not in sys.argv[2:]
 PURE = "the answer computes a transposed convolution and a bias, nothing else"
 
 
@@ -136,12 +138,7 @@ class File:
 # --- values of the Machine ---------------------------------------------------------------------------------------
 
 
-class Unknown:
-    def __repr__(self):
-        return "?"
-
-
-UNKNOWN = Unknown()
+UNKNOWN = object()
 
 
 class Dotted(str):
@@ -792,7 +789,7 @@ class Machine:
         if name in ("math.ceil", "math.floor", "math.sqrt", "math.gcd", "math.prod", "math.log2"):
             return self.numeric(getattr(math, name[5:]), positional)
         if name in BUILTINS:
-            return self.builtin(name, positional, node, env)
+            return self.builtin(name, positional, node)
         if name.startswith(("torch.is_", "torch.cuda.", "torch.device", "torch.no_grad", "torch.inference_mode",
                             "torch.enable_grad", "torch.finfo", "torch.version", "torch.get_", "torch.autocast",
                             "torch.amp.", "triton.", "typing.")):
@@ -809,7 +806,7 @@ class Machine:
         except (ArithmeticError, ValueError, TypeError):
             return UNKNOWN
 
-    def builtin(self, name, positional, node, env):
+    def builtin(self, name, positional, node):
         first = positional[0] if positional else UNKNOWN
         if name in ("int", "float", "bool", "abs", "round"):
             if name == "int" and isinstance(first, Count):
@@ -933,7 +930,6 @@ class Constructor:
         self.file = file
         self.methods = {node.name: node for node in module_class.body if isinstance(node, ast.FunctionDef)}
         self.init = self.methods["__init__"]
-        self.class_name = module_class.name
         self.lines = []
         self.parameters = self.read_parameters()
         self.locals = set()
@@ -1330,8 +1326,9 @@ INTEGERS = {"int32", "int64", "int16", "int8"}
 
 
 class KernelReader:
-    """What the body of a kernel does, from the kinds of its values: value (loaded data and sums of it), index,
-    float_index (an index in floating point), bool, value_bool (a comparison of data), param."""
+    """What the body of a kernel does, from the kinds of its values: value (loaded data and sums of it), bits (a value
+    as an integer, to round it by hand), index, float_index (an index in floating point), bool, value_bool (a
+    comparison of data), param."""
 
     def __init__(self, file, name, strides=(), constants=None, machine=None):
         self.file, self.node = file, file.kernels[name]
@@ -1350,22 +1347,19 @@ class KernelReader:
         self.float_product = None  # (line, name of the factor) of an index times a floating-point factor
         self.float_division = 0
         self.int32_product, self.int32_whole = None, False
-        self.channel_loop = False
         self.kinds = {}
         self.remainders = set()
         self.programs = set()  # names of program ids
         self.loops = 0
         self.live = True
         self.callees = 0
+        self.returned = []
         for annotated in every:
             if annotated.annotation is not None and "int64" in ast.unparse(annotated.annotation):
                 self.facts["int64_offsets"] = True
         for _ in range(2):  # twice: a loop carries kinds from its end to its start
             self.activations.clear()
             self.run(self.node.body)
-
-    def is_parameter(self, name):
-        return name in self.parameters and name not in self.kinds
 
     def run(self, body):
         for node in body:
@@ -1401,7 +1395,7 @@ class KernelReader:
             self.run(node.body)
             self.loops -= 1
         elif isinstance(node, ast.Return) and node.value is not None:
-            self.kind(node.value)
+            self.returned.append(self.kind(node.value))
         elif isinstance(node, ast.With):
             self.run(node.body)
 
@@ -1413,7 +1407,7 @@ class KernelReader:
             # A name that stands for the stride, or for a remainder by it.
             if isinstance(value, ast.Name) and value.id in self.strides:
                 self.strides.add(target.id)
-            if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Mod):
+            if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Mod) and self.is_stride(value.right):
                 self.remainders.add(target.id)
             if isinstance(value, ast.Call) and self.file.dotted(value.func) == "tl.program_id":
                 self.programs.add(target.id)
@@ -1468,8 +1462,9 @@ class KernelReader:
         if "value" in kinds:
             self.check_value(node, left, right)
             return "value"
-        if "value_bool" in kinds:
-            return "value_bool"
+        for kind in ("value_bool", "bits"):
+            if kind in kinds:
+                return kind
         if isinstance(node.op, (ast.BitAnd, ast.BitOr, ast.BitXor)) and "bool" in kinds:
             return "bool"
         if "float_index" in kinds:
@@ -1518,9 +1513,9 @@ class KernelReader:
     def comparison(self, node, condition):
         kinds = [self.kind(node.left)] + [self.kind(c) for c in node.comparators]
         if self.loops and not condition and len(node.ops) == 1 and isinstance(node.ops[0], ast.Eq):
-            for one, other in ((node.left, node.comparators[0]), (node.comparators[0], node.left)):
-                remainder = (isinstance(one, ast.BinOp) and isinstance(one.op, ast.Mod)) or (
-                    isinstance(one, ast.Name) and one.id in self.remainders)
+            for one in (node.left, node.comparators[0]):
+                remainder = (isinstance(one, ast.BinOp) and isinstance(one.op, ast.Mod) and self.is_stride(one.right)
+                             ) or (isinstance(one, ast.Name) and one.id in self.remainders)
                 difference = isinstance(one, ast.BinOp) and isinstance(one.op, ast.Sub) and (
                     self.is_multiple(one.left) or self.is_multiple(one.right))
                 if remainder or difference or self.is_multiple(one):
@@ -1558,6 +1553,8 @@ class KernelReader:
 
     def convert(self, owner, node):
         target = ast.unparse(node.args[0]).split(".")[-1] if node.args else ""
+        if any(k.arg == "bitcast" for k in node.keywords) and owner in ("value", "bits"):
+            return "bits" if target in INTEGERS else "value"
         if target == "int64":
             self.facts["int64_offsets"] = True
         if target in FLOATS and owner == "index":
@@ -1598,8 +1595,7 @@ class KernelReader:
         if short == "where":
             if arguments and arguments[0] == "value_bool":
                 self.activate("a selection by value (tl.where)", node)
-            rest = arguments[1:]
-            return "value" if "value" in rest else next((k for k in rest if k), None)
+            return self.strongest(arguments[1:])
         if short in ("floor", "math.floor") and "float_index" in arguments:
             self.facts["float_index_arithmetic"] = True
             return "float_index"
@@ -1615,13 +1611,20 @@ class KernelReader:
         self.callees += 1
         definition = self.file.kernels[name]
         inner = [a.arg for a in definition.args.args]
-        outer_kinds, outer_parameters = self.kinds, self.parameters
+        outer = self.kinds, self.parameters, self.returned
         self.kinds = {n: k for n, k in zip(inner, arguments) if k not in (None, "param")}
-        self.parameters = inner
+        self.parameters, self.returned = inner, []
         self.run(definition.body)
-        self.kinds, self.parameters = outer_kinds, outer_parameters
+        result = self.strongest(self.returned)
+        self.kinds, self.parameters, self.returned = outer
         self.callees -= 1
-        return "value" if "value" in arguments else next((k for k in arguments if k), None)
+        return result
+
+    @staticmethod
+    def strongest(kinds):
+        """Of what a call or a selection may give."""
+        return next((k for k in ("value", "bits", "value_bool", "float_index", "index", "bool", "param") if k in kinds),
+                    None)
 
 
 # --- faults that the code alone shows ------------------------------------------------------------------------------
@@ -1886,13 +1889,18 @@ class Reader:
             "output_length_formula": outputs or all(d["out_length"] in m.integers for d, m in zip(draws, machines)),
         }
         readers = self.kernel_readers(draws, machines)
+        helpers = {n.func.id for k in self.file.kernels.values() for n in ast.walk(k)
+                   if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+        launched = {launch["kernel"] for launch in code["launches"]}
         for name, reader in readers.items():
+            if name in helpers - launched:
+                continue  # a function of the kernels that call it, and read with them
             code["kernels"].append({
                 "name": name, "line": self.file.kernels[name].lineno, "parameters": reader.parameters,
                 "constexprs": reader.constexprs, "autotune": self.configs[name]["configs"],
                 "autotune_key": self.configs[name]["key"], "activations": sorted({a for a, _, _ in reader.activations}),
                 **reader.facts})
-        code["module"] = self.module(draws, machines, roles, has, fixed, weight, bias, bias_possible)
+        code["module"] = self.module(draws, machines, has, fixed, weight, bias, bias_possible)
         self.faults(draws, machines, readers, code, has)
         code["findings"] = self.findings
         return code
@@ -1973,9 +1981,9 @@ class Reader:
 
     def runs_at_neutral(self, draw, roles, machine, refused):
         """The code raises at this draw: does it launch when one of these is at its neutral value?"""
-        for count_ in range(1, len(refused) + 1):
+        for many in range(1, len(refused) + 1):
             plain = dict(draw)
-            plain.update({r: NEUTRAL[r] for r in refused[:count_]})
+            plain.update({r: NEUTRAL[r] for r in refused[:many]})
             plain["out_length"] = self.length(plain)
             other = self.machine(plain, roles, True)
             weight, bias = self.parameters_of(other)
@@ -1992,8 +2000,8 @@ class Reader:
                 draw.update(plain)
                 if not any(f["title"].startswith("some arguments are refused") for f in self.findings):
                     self.find("limitation", self.forward.lineno, "some arguments are refused",
-                              f"the constructor takes {', '.join(refused[:count_])}, and forward raises unless "
-                              + ", ".join(f"{r} is {NEUTRAL[r]}" for r in refused[:count_]))
+                              f"the constructor takes {', '.join(refused[:many])}, and forward raises unless "
+                              + ", ".join(f"{r} is {NEUTRAL[r]}" for r in refused[:many]))
                 return True
         return False
 
@@ -2049,7 +2057,7 @@ class Reader:
                        if a.annotation is None or "constexpr" not in ast.unparse(a.annotation)}
             meta = {k: v for k, v in constant.items() if k not in runtime}
             result.append({
-                "kernel": record.kernel, "grid": self.grid([o.axes for o in others], draws, constant, record.kernel),
+                "kernel": record.kernel, "grid": self.grid([o.axes for o in others], draws, record.kernel),
                 "grid_text": self.grid_text(record), "meta": meta,
                 "num_warps": constant.get("num_warps", 0), "num_stages": constant.get("num_stages", 0)})
         return result
@@ -2066,7 +2074,7 @@ class Reader:
                     (r.value for r in ast.walk(last) if isinstance(r, ast.Return) and r.value is not None), node)
         return text_of(node, 200)
 
-    def grid(self, axes, draws, constant, kernel):
+    def grid(self, axes, draws, kernel):
         if any(a is None or len(a) != len(axes[0]) for a in axes):
             return []
         tuned = set()
@@ -2080,7 +2088,7 @@ class Reader:
                 continue
             factors = []
             for j in range(len(per_draw[0])):
-                factors += self.factors([p[j] for p in per_draw], draws, constant, tuned)
+                factors += self.factors([p[j] for p in per_draw], draws, tuned)
             result.append({"factors": factors})
         return result
 
@@ -2088,7 +2096,7 @@ class Reader:
     def factor(size, constant=1, block="", block_value=0):
         return {"size": size, "constant": constant, "block": block, "block_value": block_value}
 
-    def factors(self, parts, draws, constant, tuned):
+    def factors(self, parts, draws, tuned):
         sizes = ("batch", "c_out", "out_length", "in_length", "c_in", "stride", "groups")
         block, block_value = "", 0
         if parts[0].name:
@@ -2127,13 +2135,13 @@ class Reader:
             if record is None:
                 continue
             live = next(((a, node) for a, node, alive in reader.activations if alive), None)
-            if live is not None:
+            if live is not None and WILL_REPLACE:
                 raise unsupported(live[1], f"kernel {name} fuses {live[0]}", PURE)
         return readers
 
     # -- the module ------------------------------------------------------------------------------------------
 
-    def module(self, draws, machines, roles, has, fixed, weight, bias, bias_possible):
+    def module(self, draws, machines, has, fixed, weight, bias, bias_possible):
         expressions = {}
         conv = self.constructor.convs[0][0] if self.constructor.convs else None
         given = self.constructor.convs[0][1] if conv else {}
@@ -2238,10 +2246,10 @@ class Reader:
     def faults(self, draws, machines, readers, code, has):
         for launch, record in zip(code["launches"], self.distinct(machines[0].launches)):
             reader = readers[launch["kernel"]]
-            self.tap_test(reader, record, draws, machines)
+            self.tap_test(reader, record, draws[0])
             self.parallelism(launch, reader)
             self.grid_limits(launch, reader)
-            self.layout(record, reader)
+            self.layout(record)
             self.widths(reader)
             self.masks(reader, launch)
         missing = [r for r in ("output_padding", "groups") if not has[r]]
@@ -2257,14 +2265,14 @@ class Reader:
             seen.setdefault(id(record.node), record)
         return list(seen.values())
 
-    def tap_test(self, reader, record, draws, machines):
+    def tap_test(self, reader, record, draw):
         facts = reader.facts
         if facts["float_index_arithmetic"] and reader.float_product:
             line, factor = reader.float_product
             value = record.arguments.get(factor)
-            if isinstance(value, float) and math.isclose(value, 1 / draws[0]["stride"], rel_tol=1e-12):
+            if isinstance(value, float) and math.isclose(value, 1 / draw["stride"], rel_tol=1e-12):
                 lost = lost_taps()
-                first = ", ".join(f"{s} at {n}" for s, n in list(lost.items()))
+                first = ", ".join(f"{s} at {n}" for s, n in lost.items())
                 self.find("wrong_result", line, "taps are lost where the stride's inverse rounds down",
                           "the tap test is floor(n * float32(1/stride)) with n = t + padding - k*dilation; it falls below "
                           f"n/stride, and the tap is dropped, for {len(lost)} of the strides up to 64, first at n: {first}")
@@ -2307,7 +2315,7 @@ class Reader:
                       f"axis {index} runs over {what}{through}, and CUDA launches at most 65535 programs there: it fails "
                       f"from {what} {65535 * smallest + 1} on")
 
-    def layout(self, record, reader):
+    def layout(self, record):
         tensors = [v for v in record.arguments.values() if isinstance(v, Tensor) and v.role == "x"]
         strided = any(isinstance(v, StrideOf) and v.tensor.role == "x" for v in record.arguments.values())
         if tensors and not strided and not all(t.contiguous for t in tensors):
