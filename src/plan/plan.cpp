@@ -3,10 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
-#include <set>
 
 #include "plan/model.hpp"
+#include "plan/space.hpp"
 #include "util/error.hpp"
 
 namespace tconv::plan {
@@ -14,20 +13,10 @@ namespace {
 
 constexpr std::int64_t kFmaChannels = 8;  // fewer input channels a group: no matrix product worth the name
 
-std::int64_t ceil_power_of_two(std::int64_t n) {
-  return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(std::max<std::int64_t>(n, 1))));
-}
-
-bool allowed(const std::vector<int>& values, int value) {
-  return values.empty() || std::find(values.begin(), values.end(), value) != values.end();
-}
-
-std::string list(const std::vector<int>& values) { return fmt::format("{{{}}}", fmt::join(values, ", ")); }
-
 // The phases a program may take: all of them padded to a power of two, or, where that pads, a divisor-like
 // smaller power of two that pads less.
 std::vector<int> phase_choices(std::int64_t live) {
-  const std::int64_t all = std::min<std::int64_t>(ceil_power_of_two(live), 64);
+  const std::int64_t all = std::min<std::int64_t>(ceil_power_of_two(live), kMostPhases);
   std::vector<int> choices{static_cast<int>(all)};
   if (ceil_power_of_two(live) == live) return choices;
   for (std::int64_t n = all / 2; n >= 1; n /= 2) choices.push_back(static_cast<int>(n));
@@ -38,7 +27,7 @@ std::vector<int> phase_choices(std::int64_t live) {
 Candidate fma_candidate(const Workload& workload, const Target& target, const Limit& limit) {
   const Shape shape = shape_of(workload);
   const Problem& p = workload.problem;
-  const auto phases = static_cast<int>(std::min<std::int64_t>(ceil_power_of_two(shape.live), 64));
+  const auto phases = static_cast<int>(std::min<std::int64_t>(ceil_power_of_two(shape.live), kMostPhases));
   const std::int64_t rows =
       std::max<std::int64_t>(phases, std::min<std::int64_t>(8, phases * ceil_power_of_two(p.c_out / p.groups)));
   Candidate candidate;
@@ -66,6 +55,10 @@ std::string print_schedule(const Schedule& s) {
                      s.block_positions, s.block_channels, s.warps, s.stages);
 }
 
+bool takes_exact_body(const Problem& p) {
+  return p.c_in / p.groups < kFmaChannels || p.arithmetic == Arithmetic::i32 || p.arithmetic == Arithmetic::f64;
+}
+
 Plan plan_triton(const Workload& workload, const Target& target, const request::StageLimits& limits) {
   require_valid(workload.problem, workload.extent);
   const Problem& p = workload.problem;
@@ -74,7 +67,7 @@ Plan plan_triton(const Workload& workload, const Target& target, const request::
   plan.target = &target;
   plan.limit = limit(workload, target);
   const std::int64_t c_in = p.c_in / p.groups;
-  plan.exact_body = c_in < kFmaChannels || p.arithmetic == Arithmetic::i32 || p.arithmetic == Arithmetic::f64;
+  plan.exact_body = takes_exact_body(p);
   if (plan.exact_body) {
     plan.rejected.push_back(
         {"matrix-unit body", c_in < kFmaChannels
@@ -88,76 +81,29 @@ Plan plan_triton(const Workload& workload, const Target& target, const request::
 
   const Shape shape = shape_of(workload);
   const auto most_rows =
-      ceil_power_of_two(p.c_out / p.groups * std::min<std::int64_t>(ceil_power_of_two(shape.live), 64));
-  const int max_rows = static_cast<int>(std::clamp<std::int64_t>(most_rows, 16, 128));
-  const int max_positions = static_cast<int>(std::clamp<std::int64_t>(ceil_power_of_two(shape.positions), 32, 256));
-  const int max_channels = static_cast<int>(std::clamp<std::int64_t>(ceil_power_of_two(c_in), 16, 64));
-  std::set<int> stages_refused;
-  std::set<int> warps_refused;
+      ceil_power_of_two(p.c_out / p.groups * std::min<std::int64_t>(ceil_power_of_two(shape.live), kMostPhases));
+  const Blocks largest{
+      .rows = static_cast<int>(std::clamp<std::int64_t>(most_rows, 16, kLargest.rows)),
+      .positions =
+          static_cast<int>(std::clamp<std::int64_t>(ceil_power_of_two(shape.positions), 32, kLargest.positions)),
+      .channels = static_cast<int>(std::clamp<std::int64_t>(ceil_power_of_two(c_in), 16, kLargest.channels))};
+  const std::vector<Schedule> tiles = schedules(largest, limits, plan.rejected);
   for (const int phases : phase_choices(shape.live)) {
-    for (int rows = 16; rows <= max_rows; rows *= 2) {
-      for (int positions = 32; positions <= max_positions; positions *= 2) {
-        for (int channels = 16; channels <= max_channels; channels *= 2) {
-          for (const int warps : {2, 4, 8}) {
-            if (!allowed(limits.num_warps, warps)) {
-              warps_refused.insert(warps);
-              continue;
-            }
-            for (const int stages : {1, 2, 3, 4}) {
-              if (!allowed(limits.num_stages, stages)) {
-                stages_refused.insert(stages);
-                continue;
-              }
-              const Schedule s{.block_rows = rows,
-                               .phases = phases,
-                               .block_positions = positions,
-                               .block_channels = channels,
-                               .warps = warps,
-                               .stages = stages};
-              if (auto why = inadmissible(workload, target, s)) {
-                plan.rejected.push_back({print_schedule(s), *why});
-              } else {
-                plan.ranked.push_back(predict(workload, target, s));
-              }
-            }
-          }
-        }
+    for (Schedule s : tiles) {
+      s.phases = phases;
+      if (auto why = inadmissible(workload, target, s)) {
+        plan.rejected.push_back({print_schedule(s), *why});
+      } else {
+        plan.ranked.push_back(predict(workload, target, s));
       }
     }
   }
-  for (const int n : stages_refused) {
-    plan.rejected.push_back({fmt::format("num_stages {}", n), "the stage allows " + list(limits.num_stages)});
-  }
-  for (const int n : warps_refused) {
-    plan.rejected.push_back({fmt::format("num_warps {}", n), "the stage allows " + list(limits.num_warps)});
-  }
-  if (plan.ranked.empty()) {
-    throw Error(Exit::unsupported, "plan", "no schedule fits " + std::string(target.key),
-                plan.rejected.empty() ? "nothing to try" : plan.rejected.back().why);
-  }
+  if (plan.ranked.empty()) refuse_all(target, plan.rejected);
   std::sort(plan.ranked.begin(), plan.ranked.end(), [](const Candidate& a, const Candidate& b) {
     return a.seconds != b.seconds ? a.seconds < b.seconds : a.schedule < b.schedule;
   });
 
-  // An autotune list shares one packing of the weights, so all its entries take the same phases; entries
-  // that differ in tile shape tell more apart on the device than neighbours of the best one.
-  const std::size_t wanted =
-      limits.min_configs || limits.max_configs
-          ? static_cast<std::size_t>(std::clamp(3, limits.min_configs.value_or(2), limits.max_configs.value_or(4)))
-          : 1;
-  for (const bool new_tile_only : {true, false}) {
-    for (const Candidate& candidate : plan.ranked) {
-      if (plan.chosen.size() >= wanted) break;
-      const bool fits = plan.chosen.empty() || candidate.schedule.phases == plan.chosen.front().schedule.phases;
-      const bool taken = std::any_of(plan.chosen.begin(), plan.chosen.end(), [&](const Candidate& other) {
-        const Schedule& a = candidate.schedule;
-        const Schedule& b = other.schedule;
-        return a == b || (new_tile_only && a.block_rows == b.block_rows && a.block_positions == b.block_positions &&
-                          a.block_channels == b.block_channels);
-      });
-      if (fits && !taken) plan.chosen.push_back(candidate);
-    }
-  }
+  plan.chosen = choose(plan.ranked, limits);
   return plan;
 }
 

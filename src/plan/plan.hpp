@@ -50,6 +50,9 @@ struct Plan {
   bool exact_body = false;  // FMA body: depthwise, i32, f64
 };
 
+// The FMA body serves the problem: too few input channels a group for the matrix unit, or i32, or f64.
+[[nodiscard]] bool takes_exact_body(const Problem& problem);
+
 // Estimate mode: instant, deterministic. Throws Error(unsupported) with the reasons when nothing fits.
 [[nodiscard]] Plan plan_triton(const Workload& workload, const Target& target, const request::StageLimits& limits);
 

@@ -147,7 +147,7 @@ Code code_from(const json& object) {
 
 }  // namespace
 
-Code read_code(const std::string& source, const std::string& path, int first_line) {
+Code read_code(const std::string& source, const std::string& path, int first_line, Purpose purpose) {
   const std::string python = find_python();
   if (python.empty()) {
     throw Error(Exit::no_device, path, "no Python was found",
@@ -155,7 +155,8 @@ Code read_code(const std::string& source, const std::string& path, int first_lin
   }
   const std::string_view reader = embedded::read_code_py;
   const ProcessResult result =
-      run_process({python, "-I", "-S", "-c", std::string(kBootstrap), std::to_string(reader.size())},
+      run_process({python, "-I", "-S", "-c", std::string(kBootstrap), std::to_string(reader.size()),
+                   purpose == Purpose::interface ? "interface" : "replace"},
                   std::string(reader) + source, kTimeout);
   if (result.timed_out || result.exit_code > 128) {
     throw Error(Exit::usage, place(path, first_line, 0), "the code is too large or too deep for Python's parser",

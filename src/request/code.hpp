@@ -112,6 +112,10 @@ struct Code {
 // Throws Error(usage) when it does not parse, Error(unsupported) when it is no transposed convolution
 // that a drop-in can be written for, Error(no_device) without a Python 3.9; the message names the line and
 // the rule. `path` and `first_line` say where the code stands in a larger file; "" is the code itself.
-[[nodiscard]] Code read_code(const std::string& source, const std::string& path = "", int first_line = 1);
+// Reading for the interface alone, to call the module and not to replace it, admits kernels that compute
+// more than a transposed convolution.
+enum class Purpose { replace, interface };
+[[nodiscard]] Code read_code(const std::string& source, const std::string& path = "", int first_line = 1,
+                             Purpose purpose = Purpose::replace);
 
 }  // namespace tconv::request

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <limits>
@@ -161,6 +162,29 @@ std::optional<std::int64_t> literal(const std::string& text) {
   return value;
 }
 
+// One number of a problem, as a module's constructor treats it.
+struct Role {
+  std::string_view name;
+  bool chosen;  // by the caller
+  const std::string& expression;
+  std::int64_t neutral;  // what it is where the code does not mention it
+  std::int64_t Problem::*value;
+};
+
+std::array<Role, 5> roles(const Module& module) {
+  return {{{"stride", module.has_stride, module.stride, 1, &Problem::stride},
+           {"padding", module.has_padding, module.padding, 0, &Problem::padding},
+           {"output_padding", module.has_output_padding, module.output_padding, 0, &Problem::output_padding},
+           {"dilation", module.has_dilation, module.dilation, 1, &Problem::dilation},
+           {"groups", module.has_groups, module.groups, 1, &Problem::groups}}};
+}
+
+// Absent where the caller chooses it, or an expression that is no plain number does.
+std::optional<std::int64_t> fixed_at(const Role& role) {
+  if (role.chosen) return std::nullopt;
+  return role.expression.empty() ? std::optional(role.neutral) : literal(role.expression);
+}
+
 bool bias_by_default(const Module& module) {
   if (!module.has_bias) return module.bias_possible;
   return std::ranges::any_of(module.parameters, [](const Parameter& parameter) {
@@ -302,27 +326,19 @@ std::int64_t program_count(double grid_size, const Launch* launch, const std::st
 }
 
 std::optional<std::string> inexpressible(const Module& module, const Problem& problem) {
-  struct Role {
-    std::string_view name;
-    bool chosen;
-    const std::string& expression;
-    std::int64_t neutral;  // what it is where the code does not mention it
-    std::int64_t wanted;
-  };
-  const Role roles[] = {{"stride", module.has_stride, module.stride, 1, problem.stride},
-                        {"padding", module.has_padding, module.padding, 0, problem.padding},
-                        {"output_padding", module.has_output_padding, module.output_padding, 0, problem.output_padding},
-                        {"dilation", module.has_dilation, module.dilation, 1, problem.dilation},
-                        {"groups", module.has_groups, module.groups, 1, problem.groups}};
-  for (const Role& role : roles) {
-    if (role.chosen) continue;
-    const auto fixed = role.expression.empty() ? std::optional(role.neutral) : literal(role.expression);
-    if (fixed && *fixed != role.wanted) {
-      return fmt::format("its {} is {}, and the module fixes it at {}", role.name, role.wanted, *fixed);
-    }
+  for (const Role& role : roles(module)) {
+    const auto fixed = fixed_at(role);
+    if (fixed && *fixed != problem.*role.value)
+      return fmt::format("its {} is {}, and the module fixes it at {}", role.name, problem.*role.value, *fixed);
   }
   if (problem.bias && !module.bias_possible) return "it has a bias, and the module has none";
   return std::nullopt;
+}
+
+Problem as_fixed(const Module& module, Problem problem) {
+  for (const Role& role : roles(module)) problem.*role.value = fixed_at(role).value_or(problem.*role.value);
+  problem.bias = problem.bias && module.bias_possible;
+  return problem;
 }
 
 WorkloadGuess guess_workload(const Request& request, const Launch* launch, const Kernel* kernel,

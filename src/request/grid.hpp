@@ -35,6 +35,9 @@ using Meta = std::map<std::string, std::int64_t>;
 
 // Why a module cannot express a problem ("its constructor has no groups, and the workload has 4"). Absent when it can.
 [[nodiscard]] std::optional<std::string> inexpressible(const Module& module, const Problem& problem);
+// The problem with those of its numbers replaced that the module fixes; it may be invalid then. Its channels and
+// kernel stay.
+[[nodiscard]] Problem as_fixed(const Module& module, Problem problem);
 
 // `programs`: launch__grid_size, absent when the request has none. `given`: the user's workload, or null.
 // Throws Error(usage) when no config of the code can produce the grid: at the user's workload, or at any.

@@ -174,6 +174,10 @@ def conv_transpose1d_fma_kernel(x_ptr, w_ptr, bias_ptr, y_ptr, l_in, l_out, posi
                PADDING, GAP, GAP_PAD, LIVE, PHASES, HAS_BIAS, BLOCK_OUT, BLOCK_POSITIONS)
 
 
+def greatest_common_divisor(a, b):
+    return a if b == 0 else greatest_common_divisor(b, a % b)
+
+
 def conv_transpose1d(x, weight, bias, stride, padding, output_padding, dilation, groups):
     # x (B, C_in, L), weight (C_in, C_out / groups, K), bias (C_out) or None -> y (B, C_out, L_out).
     batch, channels, l_in = x.shape
@@ -187,9 +191,7 @@ def conv_transpose1d(x, weight, bias, stride, padding, output_padding, dilation,
     if x.stride(2) != 1:
         x = x.contiguous()
 
-    gap, rest = stride, dilation
-    while rest:
-        gap, rest = rest, gap % rest
+    gap = greatest_common_divisor(stride, dilation)
     live, step = stride // gap, dilation // gap
     taps, jump = (k, step) if live == 1 else ((k - 1) * step // live + 1, 1)
     gap_pad = triton.next_power_of_2(gap) if gap <= 4 else 1

@@ -9,8 +9,8 @@
 
 namespace tconv::verify {
 
-// What computed the sums. Triton's interpreter multiplies and adds in IEEE arithmetic, whatever the
-// input precision asked for; a GPU's matrix units cut TF32 operands and truncate partial sums.
+// What computed the sums. Triton's interpreter adds in IEEE arithmetic; a GPU's matrix units truncate
+// partial sums. TF32 operands may be cut to 10 mantissa bits on either: an answer may round them itself.
 enum class Engine { ieee, tensor_cores };
 
 // The most products that one output element sums.

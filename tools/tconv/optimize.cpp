@@ -1,14 +1,13 @@
 // tconv optimize FILE: an optimization request in, a faster kernel and the evidence out.
 #include <fmt/format.h>
 
-#include <charconv>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
-#include "plan/plan.hpp"
-#include "problem/catalogue.hpp"
+#include "plan/range.hpp"
 #include "problem/grammar.hpp"
 #include "report/report.hpp"
 #include "request/diagnose.hpp"
@@ -31,26 +30,14 @@ struct Options {
   bool json = false;
 };
 
-void replace_fixed(std::int64_t& role, bool chosen_by_caller, const std::string& expression) {
-  if (chosen_by_caller) return;
-  std::int64_t value = 0;
-  const char* end = expression.data() + expression.size();
-  const auto [stop, error] = std::from_chars(expression.data(), end, value);
-  if (error == std::errc() && stop == end) role = value;
-}
-
-// The layer to plan for when the evidence names none: KernelBench 74 with the numbers that the module
-// fixes. Only the schedule depends on it; the answer runs every layer that the constructor admits.
-Workload stand_in(const request::Module& module) {
-  Workload workload = find_in_catalogue("kb74")->workload;
-  Problem problem = workload.problem;
-  replace_fixed(problem.stride, module.has_stride, module.stride);
-  replace_fixed(problem.padding, module.has_padding, module.padding);
-  replace_fixed(problem.output_padding, module.has_output_padding, module.output_padding);
-  replace_fixed(problem.dilation, module.has_dilation, module.dilation);
-  replace_fixed(problem.groups, module.has_groups, module.groups);
-  if (!refuse(problem, workload.extent)) workload.problem = problem;
-  return workload;
+// For the request's layer or, where nothing tells it, for a range of layers, which is said then.
+plan::Plan make_plan(const request::Request& request, request::Diagnosis& diagnosis) {
+  request::WorkloadGuess& guess = diagnosis.workload;
+  if (guess.workload) return plan::plan_triton(*guess.workload, *diagnosis.target, request.stage.limits);
+  plan::Range range = plan::plan_range(request.code.module, *diagnosis.target, request.stage.limits);
+  guess.how +=
+      fmt::format(". The schedule is therefore chosen for {}. --workload WORD plans for yours.", plan::describe(range));
+  return std::move(range.plan);
 }
 
 // Triton's own compiler on the answer, for the registers, the spills and the shared memory it takes.
@@ -78,13 +65,7 @@ Exit run(const Options& options) {
 
   const request::Request request = request::read_request(options.file);
   request::Diagnosis diagnosis = request::diagnose(request, target, given ? &*given : nullptr);
-  const Workload workload = diagnosis.workload.workload.value_or(stand_in(request.code.module));
-  if (!diagnosis.workload.workload)
-    diagnosis.workload.how = fmt::format(
-        "nothing in the request tells the layer, so the schedule is chosen for {} as a stand-in; the answer runs "
-        "every layer and length that the constructor admits; --workload WORD plans for yours",
-        print_word(workload));
-  const plan::Plan plan = plan::plan_triton(workload, *diagnosis.target, request.stage.limits);
+  const plan::Plan plan = make_plan(request, diagnosis);
 
   report::Answer answer;
   answer.request = &request;

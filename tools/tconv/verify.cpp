@@ -70,7 +70,7 @@ request::Code read_answer(const std::string& file) {
     throw Error(Exit::usage, file, "is a request, not an answer",
                 "--run-current verifies the code inside a request, which executes it");
   }
-  return request::read_code(source);
+  return request::read_code(source, file, 1, request::Purpose::interface);
 }
 
 void show_progress(std::int64_t done, std::int64_t failed, std::int64_t cases) {

@@ -1,0 +1,31 @@
+// The schedules there are, and the few of them that an answer carries.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "plan/plan.hpp"
+
+namespace tconv::plan {
+
+constexpr std::int64_t kMostPhases = 64;  // of one program
+
+struct Blocks {
+  int rows, positions, channels;
+};
+constexpr Blocks kLargest{.rows = 128, .positions = 256, .channels = 64};
+
+[[nodiscard]] std::int64_t ceil_power_of_two(std::int64_t n);  // 1 for n < 1
+
+// Every schedule up to these blocks that the stage allows, with one phase a program; what the stage refuses is
+// added to `rejected`.
+[[nodiscard]] std::vector<Schedule> schedules(const Blocks& largest, const request::StageLimits& limits,
+                                              std::vector<Rejection>& rejected);
+
+// Of candidates, best first, those for the answer: the best, or where the stage asks for one an autotune list.
+[[nodiscard]] std::vector<Candidate> choose(const std::vector<Candidate>& ranked, const request::StageLimits& limits);
+
+// Throws Error(unsupported) with the last reason.
+[[noreturn]] void refuse_all(const Target& target, const std::vector<Rejection>& rejected);
+
+}  // namespace tconv::plan
