@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
+#include <utility>
 
 #include "plan/model.hpp"
 #include "plan/space.hpp"
@@ -18,6 +20,7 @@ namespace {
 
 constexpr std::size_t kWeightClasses = 4;
 constexpr std::size_t kLengthsPerClass = 3;
+constexpr std::size_t kSearched = 4;  // entries of an autotune list that are searched for, each over all schedules
 
 // TF32, in which PyTorch runs a float32 convolution, is what a request without a word on it means.
 std::vector<RangeLayer> expressible(const request::Module& module) {
@@ -63,79 +66,139 @@ std::vector<RangeLayer> spread(std::vector<RangeLayer> all) {
   return result;
 }
 
+// Index of the layer with the median number of useful flops.
+std::size_t median_work(const std::vector<RangeLayer>& layers) {
+  std::vector<std::pair<double, std::size_t>> order;
+  for (std::size_t i = 0; i < layers.size(); ++i) order.emplace_back(work(layers[i].workload).useful_flops, i);
+  std::ranges::sort(order);
+  return order[order.size() / 2].second;
+}
+
+// The emitted wrapper gives a program all live phases of a layer, up to the fewest rows of the answer's schedules.
+Schedule fitted(Schedule s, const Workload& workload, int rows) {
+  s.phases = static_cast<int>(
+      std::min({ceil_power_of_two(shape_of(workload).live), kMostPhases, static_cast<std::int64_t>(rows)}));
+  return s;
+}
+
+double geometric_mean(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double value : values) sum += std::log(value);
+  return std::exp(sum / static_cast<double>(values.size()));
+}
+
+int fewest_rows(const std::vector<Schedule>& list) {
+  return std::ranges::min(list, {}, &Schedule::block_rows).block_rows;
+}
+
+class Search {
+ public:
+  Search(const std::vector<RangeLayer>& layers, const Target& target, const request::StageLimits& limits)
+      : layers_(layers), target_(target), limits_(limits) {
+    for (const RangeLayer& layer : layers)
+      best_.push_back(plan_triton(layer.workload, target, limits).ranked.front().seconds);
+  }
+
+  // Every schedule that all layers admit, best first.
+  [[nodiscard]] std::vector<Schedule> rank(std::vector<Rejection>& rejected) const {
+    std::vector<std::pair<double, Schedule>> ranked;
+    for (const Schedule& s : schedules(kLargest, limits_, rejected)) {
+      if (const auto why = refused(s)) {
+        rejected.push_back(*why);
+      } else {
+        ranked.emplace_back(geometric_mean(ratios({s})), s);
+      }
+    }
+    if (ranked.empty()) refuse_all(target_, rejected);
+    std::ranges::sort(ranked);
+    std::vector<Schedule> result;
+    for (const auto& [mean, s] : ranked) result.push_back(s);
+    return result;
+  }
+
+  // The first, and for an autotune list those that help most where the ones before them do badly; after a few
+  // of these, in order.
+  [[nodiscard]] std::vector<Schedule> keep(const std::vector<Schedule>& ranked) const {
+    std::vector<Schedule> kept{ranked.front()};
+    const std::size_t wanted = std::min(answer_size(limits_), ranked.size());
+    while (kept.size() < std::min(wanted, kSearched)) {
+      double best = std::numeric_limits<double>::infinity();
+      std::vector<Schedule> longer;
+      for (const Schedule& s : ranked) {
+        if (std::ranges::find(kept, s) != kept.end()) continue;
+        std::vector<Schedule> with = kept;
+        with.push_back(s);
+        const double mean = geometric_mean(ratios(with));
+        if (mean >= best) continue;
+        best = mean;
+        longer = std::move(with);
+      }
+      kept = std::move(longer);
+    }
+    for (std::size_t i = 0; kept.size() < wanted; ++i) {
+      if (std::ranges::find(kept, ranked[i]) == kept.end()) kept.push_back(ranked[i]);
+    }
+    return kept;
+  }
+
+  // Of each layer: predicted time with the best of the list, over that with its own best.
+  [[nodiscard]] std::vector<double> ratios(const std::vector<Schedule>& list) const {
+    const int rows = fewest_rows(list);
+    std::vector<double> result;
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+      const Workload& workload = layers_[i].workload;
+      double seconds = std::numeric_limits<double>::infinity();
+      for (const Schedule& s : list)
+        seconds = std::min(seconds, predict(workload, target_, fitted(s, workload, rows)).seconds);
+      result.push_back(seconds / best_[i]);
+    }
+    return result;
+  }
+
+ private:
+  [[nodiscard]] std::optional<Rejection> refused(const Schedule& s) const {
+    for (const RangeLayer& layer : layers_) {
+      const Schedule own = fitted(s, layer.workload, s.block_rows);
+      if (const auto why = inadmissible(layer.workload, target_, own))
+        return Rejection{print_schedule(own), fmt::format("{}, for @{}", *why, layer.name)};
+    }
+    return std::nullopt;
+  }
+
+  const std::vector<RangeLayer>& layers_;
+  const Target& target_;
+  const request::StageLimits& limits_;
+  std::vector<double> best_;  // seconds of each layer with its own best schedule
+};
+
 }  // namespace
 
 Range plan_range(const request::Module& module, const Target& target, const request::StageLimits& limits) {
   std::vector<RangeLayer> layers = expressible(module);
   // The FMA body picks its own blocks: its layers have no say, unless there are no others.
-  std::vector<RangeLayer> scheduled;
-  for (const RangeLayer& layer : layers) {
-    if (!takes_exact_body(layer.workload.problem)) scheduled.push_back(layer);
-  }
+  const auto fma = [](const RangeLayer& layer) { return takes_exact_body(layer.workload.problem); };
+  if (!std::ranges::all_of(layers, fma)) std::erase_if(layers, fma);
   Range range;
-  range.layers = spread(scheduled.empty() ? layers : scheduled);
-  const std::size_t middle = range.layers.size() / 2;
-  range.plan = plan_triton(range.layers[middle].workload, target, limits);
-  if (range.plan.exact_body) return range;
-
-  std::vector<double> best;
-  for (const RangeLayer& layer : range.layers)
-    best.push_back(plan_triton(layer.workload, target, limits).ranked.front().seconds);
-
-  // Each layer takes all its phases at once, as far as the rows go.
-  const auto on = [&](Schedule s, const RangeLayer& layer) {
-    s.phases = static_cast<int>(std::min(
-        {ceil_power_of_two(shape_of(layer.workload).live), kMostPhases, static_cast<std::int64_t>(s.block_rows)}));
-    return s;
-  };
-  struct Scored {
-    Schedule schedule;
-    double score = 0;  // sum of the logarithms of the ratios
-  };
-  std::vector<Scored> scored;
+  range.layers = spread(std::move(layers));
+  const Workload& median = range.layers[median_work(range.layers)].workload;
   Plan& plan = range.plan;
-  std::erase_if(plan.rejected, [](const Rejection& r) { return r.what != "FMA body"; });
-  for (const Schedule& s : schedules(kLargest, limits, plan.rejected)) {
-    Scored candidate{.schedule = s};
-    std::optional<Rejection> rejection;
-    for (std::size_t i = 0; i < range.layers.size() && !rejection; ++i) {
-      const RangeLayer& layer = range.layers[i];
-      const Schedule own = on(s, layer);
-      if (const auto why = inadmissible(layer.workload, target, own)) {
-        rejection = {print_schedule(own), fmt::format("{}, for @{}", *why, layer.name)};
-      } else {
-        candidate.score += std::log(predict(layer.workload, target, own).seconds / best[i]);
-      }
-    }
-    if (rejection) {
-      plan.rejected.push_back(*rejection);
-    } else {
-      scored.push_back(candidate);
-    }
-  }
-  if (scored.empty()) refuse_all(target, plan.rejected);
-  std::ranges::sort(scored, [](const Scored& a, const Scored& b) {
-    return a.score != b.score ? a.score < b.score : a.schedule < b.schedule;
-  });
+  plan = plan_triton(median, target, limits);
+  if (plan.exact_body) return range;
 
+  const Search search(range.layers, target, limits);
+  plan.rejected.clear();
+  const std::vector<Schedule> ranked = search.rank(plan.rejected);
+  const std::vector<Schedule> kept = search.keep(ranked);
   plan.ranked.clear();
-  for (const Scored& candidate : scored)
-    plan.ranked.push_back(predict(plan.workload, target, on(candidate.schedule, range.layers[middle])));
-  // The fewest rows of an autotune list bound the phases of every layer: none may have fewer than the first.
-  std::vector<Candidate> roomy = plan.ranked;
-  std::erase_if(roomy, [rows = plan.ranked.front().schedule.block_rows](const Candidate& c) {
-    return c.schedule.block_rows < rows;
-  });
-  plan.chosen = choose(roomy, limits);
+  for (const Schedule& s : ranked) plan.ranked.push_back(predict(median, target, fitted(s, median, s.block_rows)));
+  plan.chosen.clear();
+  for (const Schedule& s : kept) plan.chosen.push_back(predict(median, target, fitted(s, median, fewest_rows(kept))));
+  std::ranges::stable_sort(plan.chosen, {}, &Candidate::seconds);
 
-  double sum = 0;
-  for (std::size_t i = 0; i < range.layers.size(); ++i) {
-    RangeLayer& layer = range.layers[i];
-    layer.ratio = predict(layer.workload, target, on(scored.front().schedule, layer)).seconds / best[i];
-    range.worst_ratio = i == 0 ? layer.ratio : std::max(range.worst_ratio, layer.ratio);
-    sum += std::log(layer.ratio);
-  }
-  range.mean_ratio = std::exp(sum / static_cast<double>(range.layers.size()));
+  const std::vector<double> ratios = search.ratios(kept);
+  for (std::size_t i = 0; i < ratios.size(); ++i) range.layers[i].ratio = ratios[i];
+  range.mean_ratio = geometric_mean(ratios);
+  range.worst_ratio = std::ranges::max(ratios);
   return range;
 }
 
@@ -148,8 +211,11 @@ std::string describe(const Range& range) {
                                      names.size(), length(shortest), length(longest), fmt::join(names, ", "));
   if (range.plan.exact_body) return fmt::format("{}, all of which take the FMA kernel, which picks its own blocks", of);
   const RangeLayer& worst = *std::ranges::max_element(range.layers, {}, &RangeLayer::ratio);
-  return fmt::format("{}: predicted {:.2f} times each layer's own best in geometric mean, at worst {:.2f} times (@{})",
-                     of, range.mean_ratio, range.worst_ratio, worst.name);
+  return fmt::format(
+      "{}: with {}, they are predicted to take {:.2f} times what each takes with its own best, in geometric mean, and "
+      "at worst {:.2f} times (@{})",
+      of, range.plan.chosen.size() > 1 ? "the best entry of the autotune list" : "this schedule", range.mean_ratio,
+      range.worst_ratio, worst.name);
 }
 
 }  // namespace tconv::plan

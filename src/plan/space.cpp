@@ -9,15 +9,12 @@
 #include "util/error.hpp"
 
 namespace tconv::plan {
-namespace {
 
 bool allowed(const std::vector<int>& values, int value) {
   return values.empty() || std::find(values.begin(), values.end(), value) != values.end();
 }
 
 std::string list(const std::vector<int>& values) { return fmt::format("{{{}}}", fmt::join(values, ", ")); }
-
-}  // namespace
 
 std::int64_t ceil_power_of_two(std::int64_t n) {
   return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(std::max<std::int64_t>(n, 1))));
@@ -57,13 +54,17 @@ std::vector<Schedule> schedules(const Blocks& largest, const request::StageLimit
   return result;
 }
 
+std::size_t answer_size(const request::StageLimits& limits) {
+  if (!limits.min_configs && !limits.max_configs) return 1;
+  const int least = limits.min_configs.value_or(2);
+  const int most = limits.max_configs.value_or(std::max(4, least));
+  return static_cast<std::size_t>(std::max(1, std::min(std::max(3, least), most)));
+}
+
 // The entries of an autotune list share one packing of the weights, so all take the same phases; entries that
 // differ in tile shape tell more apart on the device than neighbours of the best one.
 std::vector<Candidate> choose(const std::vector<Candidate>& ranked, const request::StageLimits& limits) {
-  const bool listed = limits.min_configs || limits.max_configs;
-  const int least = limits.min_configs.value_or(2);
-  const int most = limits.max_configs.value_or(std::max(4, least));
-  const auto wanted = static_cast<std::size_t>(listed ? std::max(1, std::min(std::max(3, least), most)) : 1);
+  const std::size_t wanted = answer_size(limits);
   std::vector<Candidate> chosen;
   for (const bool new_tile_only : {true, false}) {
     for (const Candidate& candidate : ranked) {
