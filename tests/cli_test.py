@@ -191,6 +191,17 @@ class Good(CommandLine):
         for word in (b"limit", b"1 live of at most 3 taps, 1 dead", b"schedule", b"predicted"):
             self.assertIn(word, result.stdout)
 
+    def test_plan_passes_over_with_reasons(self):
+        depthwise = self.tconv("plan", "@bigvgan_aa_up_C24", "--target", "l4").stdout.decode()
+        self.assertIn("on the FMA units", depthwise)
+        self.assertIn("matrix-unit body: 1 input channels a group", depthwise)
+        report = json.loads(self.tconv("plan", "@hifigan_v1_up0", "--target", "l4", "--json").stdout)
+        self.assertGreater(len(report["rejected"]), 100)
+        self.assertTrue(all(one["what"] and one["why"] for one in report["rejected"]))
+        text = self.tconv("plan", "@hifigan_v1_up0", "--target", "l4").stdout.decode()
+        self.assertIn("on the matrix unit", text)
+        self.assertLess(text.count("\n"), 30)
+
     def test_another_target_changes_the_limit(self):
         own, other = (json.loads(self.tconv("plan", "@kb74", "--target", t, "--json").stdout) for t in ("rtx4090", "h200"))
         self.assertGreater(own["limit"]["seconds"], 2 * other["limit"]["seconds"])
@@ -303,11 +314,21 @@ class BadCommand(CommandLine):
         self.refused(2, "plan", "b1_i3_o4_k3", "--target", "h200")  # no length
         self.refused(2, "plan", "b1_i3_q4_k3_l9", "--target", "h200")
         self.refused(2, "plan", "@nobody", "--target", "h200", says="nobody")
+        self.refused(2, "plan", "", "--target", "h200", says="empty")
+        self.refused(2, "plan", "@kb79_", "--target", "h200", says="token ''")
+        self.refused(2, "plan", "i4_o4_k3_l8_k5", "--target", "h200", says="repeats 'k'")
+        self.refused(2, "plan", "i4_o4_k3_l8_f16_bf16", "--target", "h200", says="repeats 'arithmetic'")
+        self.refused(2, "plan", "i99999999999999999999_o1_k1_l1", "--target", "h200", says="too large")
+        self.refused(2, "plan", "i4_o4_k3_l8_p-1", "--target", "h200", says="p-1")
+        self.refused(2, "plan", "i1_" * 100, "--target", "h200", says="300 characters")
         self.refused(2, "optimize", path, "--workload", "i3_o4")
 
     def test_problems_that_are_refused(self):
         self.refused(3, "plan", "i4_o4_k3_l8_s2_a2", "--target", "h200")  # output_padding too large
         self.refused(3, "plan", "i4_o4_k3_l8_d0", "--target", "h200")
+        self.refused(3, "plan", "i4_o4_k3_l8_s0", "--target", "h200", says="stride")
+        self.refused(3, "plan", "i4_o4_k0_l8", "--target", "h200", says="taps")
+        self.refused(3, "plan", "i4_o6_k3_l8_g4", "--target", "h200", says="groups")
         self.refused(3, "plan", "i4_o4_k1_l1_p1", "--target", "h200")  # no output
         self.refused(3, "plan", "b9999999999_i9999999999_o9999999999_k3_l9", "--target", "h200")  # overflow
 

@@ -3,20 +3,26 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "problem/grammar.hpp"
 #include "problem/phases.hpp"
+#include "report/format.hpp"
 #include "shared.hpp"
 #include "verbs.hpp"
 
 namespace tconv::tool {
 namespace {
 
-constexpr std::size_t kListed = 12;  // lines of a list on a terminal; --json has all
+constexpr std::size_t kNext = 5;     // schedules on a terminal beside those chosen; --json has all
+constexpr std::size_t kReasons = 8;  // likewise, of those passed over
 
 struct Options {
   std::string word;
@@ -24,7 +30,29 @@ struct Options {
   bool json = false;
 };
 
-std::string milliseconds(double seconds) { return fmt::format("{:.4g} ms", seconds * 1e3); }
+std::string line(std::string_view rank, const plan::Candidate& candidate) {
+  const plan::Schedule& s = candidate.schedule;
+  return fmt::format("{:>10}{:>6}{:>8}{:>11}{:>10}{:>7}{:>8}{:>13}{:>11}{:>12}{:>11}{:>7.2f}\n", rank, s.block_rows,
+                     s.phases, s.block_positions, s.block_channels, s.warps, s.stages,
+                     report::seconds_text(candidate.seconds), report::seconds_text(candidate.memory_seconds),
+                     report::seconds_text(candidate.arithmetic_seconds), report::seconds_text(candidate.issue_seconds),
+                     candidate.tail);
+}
+
+// Reasons with the number of schedules they befall, the most frequent first.
+std::vector<std::pair<std::string, std::vector<const plan::Rejection*>>> by_reason(const plan::Plan& plan) {
+  std::vector<std::pair<std::string, std::vector<const plan::Rejection*>>> groups;
+  for (const plan::Rejection& rejection : plan.rejected) {
+    const auto known =
+        std::find_if(groups.begin(), groups.end(), [&](const auto& g) { return g.first == rejection.why; });
+    auto& group =
+        known != groups.end() ? *known : groups.emplace_back(rejection.why, std::vector<const plan::Rejection*>{});
+    group.second.push_back(&rejection);
+  }
+  std::stable_sort(groups.begin(), groups.end(),
+                   [](const auto& a, const auto& b) { return a.second.size() > b.second.size(); });
+  return groups;
+}
 
 std::string text(const plan::Plan& plan) {
   const Workload& workload = plan.workload;
@@ -33,28 +61,34 @@ std::string text(const plan::Plan& plan) {
   std::string out;
   auto to = std::back_inserter(out);
   fmt::format_to(to, "{} on {}\n", print_word(workload), plan.target->display);
-  fmt::format_to(to, "limit      {}, bound by {} (memory {}, arithmetic {}, launch {})\n", milliseconds(limit.seconds),
-                 limit.bound_by, milliseconds(limit.memory_seconds), milliseconds(limit.arithmetic_seconds),
-                 milliseconds(limit.launch_seconds));
-  fmt::format_to(to, "work       {:.4g} GB to move, {:.4g} Gflop useful\n", limit.work.bytes() * 1e-9,
-                 limit.work.useful_flops * 1e-9);
-  fmt::format_to(to, "phases     {}: {} live of at most {} taps, {} dead{}\n", phases.count(), phases.live(),
-                 phases.max_taps(), phases.dead(), phases.dead() > 0 ? " (bias only)" : "");
-  for (const plan::Candidate& candidate : plan.chosen) {
-    fmt::format_to(to, "schedule   {}\n", plan::print_schedule(candidate.schedule));
-    fmt::format_to(
-        to, "           predicted {}, {:.2f} times the limit (memory {}, arithmetic {}, issue {}, tail {:.2f})\n",
-        milliseconds(candidate.seconds), candidate.seconds / limit.seconds, milliseconds(candidate.memory_seconds),
-        milliseconds(candidate.arithmetic_seconds), milliseconds(candidate.issue_seconds), candidate.tail);
+  fmt::format_to(to, "limit      {}, bound by {} (memory {}, arithmetic {}, launch {})\n",
+                 report::seconds_text(limit.seconds), limit.bound_by, report::seconds_text(limit.memory_seconds),
+                 report::seconds_text(limit.arithmetic_seconds), report::seconds_text(limit.launch_seconds));
+  fmt::format_to(to, "work       {} to move, {} useful\n", report::quantity_text(limit.work.bytes(), "B"),
+                 report::quantity_text(limit.work.useful_flops, "FLOP"));
+  fmt::format_to(to, "phases     {}: {} live of at most {} tap{}, {} dead{}\n", phases.count(), phases.live(),
+                 phases.max_taps(), phases.max_taps() == 1 ? "" : "s", phases.dead(),
+                 phases.dead() > 0 ? " (bias only)" : "");
+  fmt::format_to(to, "predicted  {}, {} the limit, on the {}\n", report::seconds_text(plan.chosen.front().seconds),
+                 report::ratio_text(plan.chosen.front().seconds / limit.seconds),
+                 plan.exact_body ? "FMA units" : "matrix unit");
+  out +=
+      "\nschedule    rows  phases  positions  channels  warps  stages    predicted     memory  arithmetic      issue   "
+      "tail\n";
+  for (const plan::Candidate& candidate : plan.chosen) out += line("chosen", candidate);
+  const std::size_t last = std::min(plan.ranked.size(), plan.chosen.size() + kNext);
+  for (std::size_t i = plan.chosen.size(); i < last; ++i) out += line(fmt::format("{}.", i + 1), plan.ranked[i]);
+  if (last < plan.ranked.size()) fmt::format_to(to, "           and {} more that fit\n", plan.ranked.size() - last);
+
+  const auto groups = by_reason(plan);
+  out += "\npassed over\n";
+  for (std::size_t i = 0; i < groups.size() && i < kReasons; ++i) {
+    const auto& [why, all] = groups[i];
+    fmt::format_to(to, "  {}{}: {}\n", all.front()->what,
+                   all.size() > 1 ? fmt::format(", and {} more", all.size() - 1) : "", why);
   }
-  fmt::format_to(to, "ranked     {} schedules fit; the next best:\n", plan.ranked.size());
-  for (std::size_t i = plan.chosen.size(); i < plan.ranked.size() && i < kListed; ++i)
-    fmt::format_to(to, "  {:>10}  {}\n", milliseconds(plan.ranked[i].seconds),
-                   plan::print_schedule(plan.ranked[i].schedule));
-  fmt::format_to(to, "rejected   {}{}\n", plan.rejected.size(),
-                 plan.rejected.size() > kListed ? fmt::format(", the first {} (--json lists all):", kListed) : "");
-  for (std::size_t i = 0; i < plan.rejected.size() && i < kListed; ++i)
-    fmt::format_to(to, "  {}: {}\n", plan.rejected[i].what, plan.rejected[i].why);
+  if (groups.size() > kReasons)
+    fmt::format_to(to, "  and for {} other reasons; --json lists all\n", groups.size() - kReasons);
   return out;
 }
 
