@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 
 #include "plan/model.hpp"
 #include "plan/space.hpp"
@@ -13,12 +14,15 @@ namespace {
 
 constexpr std::int64_t kFmaChannels = 8;  // fewer input channels a group: no matrix product worth the name
 
+// Live phases padded to a power of two, as far as one program may take them.
+std::int64_t all_phases(std::int64_t live) { return ceil_power_of_two(std::min(live, kMostPhases)); }
+
 // The phases a program may take: all of them padded to a power of two, or, where that pads, a divisor-like
 // smaller power of two that pads less.
 std::vector<int> phase_choices(std::int64_t live) {
-  const std::int64_t all = std::min<std::int64_t>(ceil_power_of_two(live), kMostPhases);
+  const std::int64_t all = all_phases(live);
   std::vector<int> choices{static_cast<int>(all)};
-  if (ceil_power_of_two(live) == live) return choices;
+  if (std::has_single_bit(static_cast<std::uint64_t>(live))) return choices;
   for (std::int64_t n = all / 2; n >= 1; n /= 2) choices.push_back(static_cast<int>(n));
   return choices;
 }
@@ -27,9 +31,9 @@ std::vector<int> phase_choices(std::int64_t live) {
 Candidate fma_candidate(const Workload& workload, const Target& target, const Limit& limit) {
   const Shape shape = shape_of(workload);
   const Problem& p = workload.problem;
-  const auto phases = static_cast<int>(std::min<std::int64_t>(ceil_power_of_two(shape.live), kMostPhases));
-  const std::int64_t rows =
-      std::max<std::int64_t>(phases, std::min<std::int64_t>(8, phases * ceil_power_of_two(p.c_out / p.groups)));
+  const auto phases = static_cast<int>(all_phases(shape.live));
+  const std::int64_t out = ceil_power_of_two(std::min<std::int64_t>(p.c_out / p.groups, 8));
+  const std::int64_t rows = std::max<std::int64_t>(phases, std::min<std::int64_t>(8, phases * out));
   Candidate candidate;
   candidate.schedule = {.block_rows = static_cast<int>(rows),
                         .phases = phases,
@@ -75,13 +79,20 @@ Plan plan_triton(const Workload& workload, const Target& target, const request::
                                  : fmt::format("{} sums must be exact", name(p.arithmetic))});
     plan.ranked = {fma_candidate(workload, target, plan.limit)};
     plan.chosen = plan.ranked;
+    const Schedule& only = plan.chosen.front().schedule;
+    const auto pass_over = [&](const std::string& what) {
+      plan.rejected.push_back({what, "the FMA body takes its blocks from the layer, nothing is left to tune"});
+    };
+    if (limits.min_configs || limits.max_configs) pass_over("autotune list");
+    if (!allowed(limits.num_stages, only.stages)) pass_over("num_stages " + list(limits.num_stages));
+    if (!allowed(limits.num_warps, only.warps)) pass_over("num_warps " + list(limits.num_warps));
     return plan;
   }
   plan.rejected.push_back({"FMA body", fmt::format("{} input channels a group feed the matrix unit", c_in)});
 
   const Shape shape = shape_of(workload);
-  const auto most_rows =
-      ceil_power_of_two(p.c_out / p.groups * std::min<std::int64_t>(ceil_power_of_two(shape.live), kMostPhases));
+  const std::int64_t most_rows =
+      ceil_power_of_two(std::min<std::int64_t>(p.c_out / p.groups, kLargest.rows) * all_phases(shape.live));
   const Blocks largest{
       .rows = static_cast<int>(std::clamp<std::int64_t>(most_rows, 16, kLargest.rows)),
       .positions =
