@@ -20,7 +20,6 @@ struct Schedule {
   int block_channels = 32;  // C_in per step; 1 selects the FMA body (no matrix unit)
   int warps = 4;
   int stages = 3;  // depth of the software pipeline
-  int group = 8;   // grid order: row blocks that share a band of positions
 
   auto operator<=>(const Schedule&) const = default;
 };
