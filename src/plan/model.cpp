@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 namespace tconv::plan {
@@ -12,32 +13,37 @@ namespace {
 
 // Fitted to measurements (model.hpp says which). Cycles unless a unit is given.
 struct Constants {
-  double base_registers = 31.5;     // per thread, beside accumulators and staged operands
-  double x_load = 3.9;              // L1 wavefronts per 128 bytes of x: rows start anywhere
-  double stage_narrow = 5.9;        // bank conflicts of staging x when warps do not tile the positions
-  double stage_narrow_mma = 1.23;   // likewise, for mma.sync
-  double stage_async = 4.6;         // of cp.async into the transposed layout that wgmma reads
-  double stage_async_mma = 1.37;    // into the layout that mma.sync reads
-  double operand_a = 0.73;          // re-reads of w by the warps of mma.sync
-  double store = 1.96;              // wavefronts per 128 bytes stored
-  double row_pattern = 0.70;        // of the DRAM rate of a linear copy: tiles of rows, not lines
-  double l2_fraction = 0.80;        // of the sheet's L2 rate
-  double l2_x = 0.57, l2_w = 0.63;  // of the operand traffic that L1 does not absorb
-  double latency_sync = 1583;       // of one step that waits for its loads
-  double latency_async = 911;       // of one step with the next ones in flight
-  double latency_load = 0.44;       // a tile's own wavefronts add to its latency
-  double latency_mma = 1.33;        // and its matrix products
-  double latency_tile = 1134;       // prologue and epilogue
-  double core = 0.92;               // cycles per wavefront
-  double alone = 0.22;              // loss of a single block per SM: nothing runs in its shadow
-  double matrix = 1.44;             // cycles of the matrix unit over its peak
-  double mma_sync = 0.285;          // what mma.sync reaches of the tensor peak on Hopper
-  double sharpness = 7.2;           // of the smooth maximum
-  double launch_seconds = 6.2e-6;   // two kernels: weights, then the product
+  double base_registers = 31.7;       // per thread, beside accumulators and staged operands
+  double x_load = 3.72;               // L1 wavefronts per 128 bytes of x: rows start anywhere
+  double stage_narrow = 6.03;         // bank conflicts of staging x when warps do not tile the positions
+  double stage_narrow_mma = 0.95;     // likewise, for mma.sync
+  double stage_async = 4.83;          // of cp.async into the transposed layout that wgmma reads
+  double stage_async_mma = 1.69;      // into the layout that mma.sync reads
+  double operand_a = 0.917;           // re-reads of w by the warps of mma.sync
+  double store = 2.24;                // wavefronts per 128 bytes stored
+  double scatter = 2.13;              // exponent: a program with 1/n of the phases stores n times as scattered
+  double scatter_l2 = 1.20;           // and L2 sees that much more of it
+  double row_pattern = 0.74;          // of the DRAM rate of a linear copy: tiles of rows, not lines
+  double two_warps = 0.089;           // loss of DRAM rate with two warps a block: fewer bytes in flight
+  double eight_warps = 0.101;         // loss of a block's overlap with eight: more of them wait at each barrier
+  double l2_fraction = 0.715;         // of the sheet's L2 rate
+  double l2_x = 0.625, l2_w = 0.699;  // of the operand traffic that L1 does not absorb
+  double latency_sync = 1726;         // of one step that waits for its loads
+  double latency_async = 977;         // of one step with the next ones in flight
+  double latency_load = 0.405;        // a tile's own wavefronts add to its latency
+  double latency_mma = 1.33;          // and its matrix products
+  double latency_tile = 1174;         // prologue and epilogue
+  double core = 0.886;                // cycles per wavefront
+  double alone = 0.142;               // loss of a single block per SM: nothing runs in its shadow
+  double matrix = 1.106;              // cycles of the matrix unit over its peak
+  double mma_sync = 0.307;            // what mma.sync reaches of the tensor peak on Hopper
+  double sharpness = 7.58;            // of the smooth maximum
+  double launch_seconds = 7.0e-6;     // two kernels: weights, then the product
 };
 constexpr Constants kFit;
 
 constexpr int kRegisterCeiling = 236;  // above this estimate ptxas was seen to spill
+constexpr int kUnrolledLoads = 48;     // likewise, of a thread in a loop that is unrolled whole
 constexpr int kEpilogueCeiling = 128;  // values a thread holds to store; beyond it all spill
 
 std::int64_t next_power_of_two(std::int64_t n) {
@@ -45,6 +51,12 @@ std::int64_t next_power_of_two(std::int64_t n) {
 }
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
+// Of the loop over taps and input channels. Saturates.
+std::int64_t steps_of(const Problem& p, const Shape& shape, const Schedule& s) {
+  const std::int64_t chunks = divide_up(p.c_in / p.groups, s.block_channels);
+  return shape.taps > std::numeric_limits<std::int64_t>::max() / chunks ? std::numeric_limits<std::int64_t>::max()
+                                                                        : shape.taps * chunks;
+}
 int threads(const Schedule& s) { return 32 * s.warps; }
 double accumulators(const Schedule& s) { return static_cast<double>(s.block_rows) * s.block_positions / threads(s); }
 // Without cp.async the operands of a step pass through registers.
@@ -113,6 +125,12 @@ std::optional<std::string> inadmissible(const Workload& workload, const Target& 
                        shape.gap_pad > 1 ? ", zeros of the dead phases included," : "", s.block_rows,
                        s.block_positions);
   }
+  // ptxas unrolls a loop that is shorter than its pipeline and keeps the addresses of all loads at once.
+  const std::int64_t steps = steps_of(workload.problem, shape, s);
+  const int in_flight = (s.stages - 1) * s.block_channels * s.block_positions / threads(s);
+  if (steps < s.stages && in_flight >= kUnrolledLoads) {
+    return fmt::format("{} stages over {} steps, {} loads a thread at once, would spill", s.stages, steps, in_flight);
+  }
   const int memory = shared_memory(s, shape, element);
   if (memory > target.smem_per_block.value) {
     return fmt::format("{} KB of shared memory, the target has {:.0f} KB a block", memory / 1024,
@@ -127,7 +145,6 @@ Candidate predict(const Workload& workload, const Target& target, const Schedule
   const Shape shape = shape_of(workload);
   const double element = bytes_per_element(p.arithmetic);
   const auto batch = static_cast<double>(workload.extent.batch * p.groups);
-  const std::int64_t c_in = p.c_in / p.groups;
   const std::int64_t c_out = p.c_out / p.groups;
   const double rows = s.block_rows;
   const double columns = s.block_positions;
@@ -139,7 +156,7 @@ Candidate predict(const Workload& workload, const Target& target, const Schedule
   const std::int64_t out_blocks = divide_up(c_out, s.block_rows / s.phases);
   const double tiles = static_cast<double>(divide_up(shape.live, s.phases)) * static_cast<double>(out_blocks) *
                        static_cast<double>(divide_up(shape.positions, s.block_positions)) * batch;
-  const double steps = static_cast<double>(shape.taps) * static_cast<double>(divide_up(c_in, s.block_channels));
+  const auto steps = static_cast<double>(steps_of(p, shape, s));
   const Occupancy fit =
       occupancy(target, registers(s, shape), shared_memory(s, shape, static_cast<int>(element)), threads(s));
   const double blocks = std::max(1, fit.blocks_per_sm);
@@ -161,7 +178,8 @@ Candidate predict(const Workload& workload, const Target& target, const Schedule
   const double step_lines = kFit.x_load * x_lines + stage * x_lines + 2 * w_lines + operands;
   const double out_lines = rows * columns * static_cast<double>(shape.gap_pad) * 4 / 128;
   // A program with some of the phases only stores every so many samples.
-  const double scatter = s.phases < shape.live ? std::min(8.0, static_cast<double>(shape.live) / s.phases) : 1.0;
+  const double scatter =
+      s.phases < shape.live ? std::pow(std::min(8.0, static_cast<double>(shape.live) / s.phases), kFit.scatter) : 1.0;
   const double tile_lines = steps * step_lines + out_lines * (2 + kFit.store * scatter);
 
   const double per_clock = peak_flops(target, p.arithmetic).value / (2 * sms * clock);  // multiply-adds
@@ -170,7 +188,7 @@ Candidate predict(const Workload& workload, const Target& target, const Schedule
 
   const double per_sm = std::ceil(tiles / sms);
   const double core = std::max(tile_lines * kFit.core, tile_matrix * kFit.matrix) * per_sm *
-                      (1 + kFit.alone / (blocks * blocks)) / clock;
+                      (1 + kFit.alone / (blocks * blocks)) * (s.warps == 8 ? 1 + kFit.eight_warps : 1) / clock;
 
   const double wait = s.stages <= 1 ? kFit.latency_sync : kFit.latency_async / (s.stages - 1);
   const double latency = steps * (wait + kFit.latency_load * step_lines) +
@@ -180,10 +198,11 @@ Candidate predict(const Workload& workload, const Target& target, const Schedule
   const double hidden = latency * waves / clock;
 
   const Work moved = work(workload);
-  const double dram =
-      moved.bytes() / (kFit.row_pattern * achievable_dram(target, moved.bytes_read, moved.bytes_written));
-  const double l2_bytes =
-      tiles * steps * depth * element * (columns * kFit.l2_x + rows * kFit.l2_w) + moved.bytes_written;
+  const double dram = moved.bytes() /
+                      (kFit.row_pattern * achievable_dram(target, moved.bytes_read, moved.bytes_written)) *
+                      (s.warps == 2 ? 1 + kFit.two_warps : 1);
+  const double l2_bytes = tiles * steps * depth * element * (columns * kFit.l2_x + rows * kFit.l2_w) +
+                          moved.bytes_written * (1 + (scatter - 1) * kFit.scatter_l2);
   const double l2 = l2_bytes / (kFit.l2_fraction * target.l2_bytes_per_s.value);
 
   const double n = kFit.sharpness;
