@@ -43,7 +43,6 @@ constexpr Constants kFit;
 
 constexpr int kRegisterCeiling = 236;  // above this estimate ptxas was seen to spill
 constexpr int kUnrolledLoads = 48;     // likewise, of a thread in a loop that is unrolled whole
-constexpr int kUnrolledLoads = 48;     // likewise, of a thread in a loop that is unrolled whole
 constexpr int kEpilogueCeiling = 128;  // values a thread holds to store; beyond it all spill
 
 std::int64_t next_power_of_two(std::int64_t n) {
@@ -51,12 +50,6 @@ std::int64_t next_power_of_two(std::int64_t n) {
 }
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-// Of the loop over taps and input channels. Saturates.
-std::int64_t steps_of(const Problem& p, const Shape& shape, const Schedule& s) {
-  const std::int64_t chunks = divide_up(p.c_in / p.groups, s.block_channels);
-  return shape.taps > std::numeric_limits<std::int64_t>::max() / chunks ? std::numeric_limits<std::int64_t>::max()
-                                                                        : shape.taps * chunks;
-}
 // Of the loop over taps and input channels. Saturates.
 std::int64_t steps_of(const Problem& p, const Shape& shape, const Schedule& s) {
   const std::int64_t chunks = divide_up(p.c_in / p.groups, s.block_channels);
@@ -130,12 +123,6 @@ std::optional<std::string> inadmissible(const Workload& workload, const Target& 
     return fmt::format("{:.0f} values a thread{} in a tile of {} x {} would spill", held,
                        shape.gap_pad > 1 ? ", zeros of the dead phases included," : "", s.block_rows,
                        s.block_positions);
-  }
-  // ptxas unrolls a loop that is shorter than its pipeline and keeps the addresses of all loads at once.
-  const std::int64_t steps = steps_of(workload.problem, shape, s);
-  const int in_flight = (s.stages - 1) * s.block_channels * s.block_positions / threads(s);
-  if (steps < s.stages && in_flight >= kUnrolledLoads) {
-    return fmt::format("{} stages over {} steps, {} loads a thread at once, would spill", s.stages, steps, in_flight);
   }
   // ptxas unrolls a loop that is shorter than its pipeline and keeps the addresses of all loads at once.
   const std::int64_t steps = steps_of(workload.problem, shape, s);
