@@ -53,6 +53,7 @@ CONSTRUCTIONS = [
     dict(in_channels=17, out_channels=1, kernel_size=16, stride=8, padding=4, output_padding=7, dilation=2),
 ]
 FORWARDS = [
+    dict(in_channels=16, out_channels=2, kernel_size=1, stride=1),
     dict(in_channels=3, out_channels=5, kernel_size=3, stride=2, padding=1, output_padding=1, bias=True),
     dict(in_channels=16, out_channels=5, kernel_size=4, stride=2, padding=1, dilation=2, bias=True),
     dict(in_channels=18, out_channels=4, kernel_size=7, stride=3, padding=2, output_padding=2, groups=2, bias=False),
@@ -155,7 +156,7 @@ class DropIn(unittest.TestCase):
             defaults = {k: p.default for k, p in inspect.signature(type(model).__init__).parameters.items()}
             numbers = {k: v for k, v in (defaults | arguments).items()
                        if k in ("stride", "padding", "output_padding", "dilation", "groups")}
-            for batch, length in ((2, 37), (1, 1)):
+            for batch, length in ((2, 37), (1, 1), (1, 257)):  # the last: one position more than any block has
                 x = whole((batch, arguments["in_channels"], length))
                 exact = torch.nn.functional.conv_transpose1d(x.double(), tensors["weight"], tensors.get("bias"),
                                                              **numbers)
