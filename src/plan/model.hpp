@@ -1,9 +1,10 @@
 // The cost model of the Triton phase kernel (src/triton/kernels.py), analytic and instant.
 //
 // Time is a smooth maximum of four terms: the L1 data pipe and the matrix unit of one SM, the latency of a
-// tile with as many blocks as fit an SM to hide it, DRAM, and L2. The constants were fitted once to 415
-// schedules of twelve layers timed on an NVIDIA H200 (bench/results/model_h200.json); other targets use the
-// same constants with their own sheet.
+// tile with as many blocks as fit an SM to hide it, DRAM, and L2. The constants were fitted once to twelve
+// layers timed on an NVIDIA H200 under many schedules (bench/results/model_fit_h200.json, the admissible
+// ones); bench/results/model_h200.json is a later run that judges them. Other targets use the same constants
+// with their own sheet.
 #pragma once
 
 #include <optional>
