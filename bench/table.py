@@ -43,7 +43,7 @@ def chart(rows):
               for r in rows)
     scale = lambda v: width * math.log(max(v, 1.0)) / math.log(top)
     out = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">'
-           % (left + width + 70, 60 + step * len(rows)),
+           % (left + width + 110, 60 + step * len(rows)),
            "<title>Time over the limit on an NVIDIA H200</title>",
            "<desc>For each layer, the time of PyTorch, of the current kernel where a request gave one, and of the "
            "answer, divided by the limit; logarithmic axis.</desc>",

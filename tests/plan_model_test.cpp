@@ -130,18 +130,33 @@ TEST(Inadmissible, RefusesWhatSpills) {
   phases.phases = 8;
   Schedule half = square;
   half.warps = 8;
+  Schedule two = half;
+  two.phases = 2;
   for (const char* target : {"rtx4090", "a100", "h200"}) {
-    // One dead phase for each live one: twice the accumulators are stored.
-    EXPECT_NE(refusal("@kb79", target, long_tile).find("256 values a thread, zeros"), std::string::npos);
-    EXPECT_NE(refusal("@kb79", target, square).find("would spill"), std::string::npos);
+    for (const Schedule& s : {long_tile, square}) {
+      EXPECT_NE(refusal("@kb79", target, s).find("would spill"), std::string::npos);
+    }
     EXPECT_EQ(refusal("@kb79", target, half), "");
-    EXPECT_NE(refusal("@kb64", target, long_tile).find("128 values a thread in a tile of 64 x 256"), std::string::npos);
+    EXPECT_NE(refusal("@kb64", target, long_tile).find("128 values a thread to store from a tile of 64 x 256"),
+              std::string::npos);
+    // Three dead phases for each live one, and several live ones a program: too many to interleave.
+    EXPECT_EQ(refusal("b1_i64_o64_l999_k4_s4_d4_tf32", target, half), "");
+    EXPECT_NE(refusal("b1_i64_o64_l999_k4_s8_d4_tf32", target, two).find("256 values"), std::string::npos);
     EXPECT_EQ(refusal("@kb64", target, half), "");
     EXPECT_NE(refusal("@kb64_f32", target, square).find("would spill"), std::string::npos);
     EXPECT_EQ(refusal("@hifigan_v1_up0", target, phases), "");
     // wgmma and a store without interleaving leave registers that mma.sync does not.
     EXPECT_EQ(refusal("@kb64", target, square).empty(), find_target(target)->sm == 90) << target;
   }
+}
+
+// Two steps over taps and channels, four stages: all loads of the loop are in flight before the first product.
+TEST(Inadmissible, RefusesAPipelineDeeperThanTheLoop) {
+  const Schedule deep{
+      .block_rows = 16, .phases = 4, .block_positions = 64, .block_channels = 64, .warps = 4, .stages = 4};
+  EXPECT_EQ(refusal("b1_i64_o8_l882004_k8_s4_tf32", "h200", deep),
+            "4 stages over 2 steps, 96 loads a thread at once, would spill");
+  EXPECT_EQ(refusal("b1_i128_o8_l882004_k8_s4_tf32", "h200", deep), "");
 }
 
 // A schedule's time on every sheet grows with the batch, and is what the candidate's parts allow.

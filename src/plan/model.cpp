@@ -65,12 +65,18 @@ double staged(const Schedule& s) {
 bool uses_wgmma(const Target& target, const Schedule& s) {
   return target.sm == 90 && s.warps % 4 == 0 && s.block_rows % 64 == 0;
 }
-// Whether a tile that holds kEpilogueCeiling values a thread at its end fits the registers. ptxas was seen to spill
-// the flat ones where dead phases are interleaved. Without, it spilled all but the square ones whose loads bypass
-// the registers; and those too where products are formed one by one (f32), or where mma.sync is followed by a
-// store that interleaves no phases. (300 schedules on sm_80, 89, 90 and 100, Triton 3.6.)
+// Values a thread holds to store, zeros of the dead phases included; with one phase a program, half of the rows at
+// a time.
+double held(const Schedule& s, const Shape& shape) {
+  const bool halves = shape.gap_pad > 1 && s.phases == 1;
+  return accumulators(s) * static_cast<double>(shape.gap_pad) / (halves ? 2 : 1);
+}
+// Whether a tile that holds kEpilogueCeiling of them fits the registers. ptxas was seen to spill the flat ones and
+// those of most accumulators where dead phases are interleaved. Without, it spilled all but the square ones whose
+// loads bypass the registers; and those too where products are formed one by one (f32), or where mma.sync is
+// followed by a store that interleaves no phases. (400 schedules on sm_80, 89, 90 and 100, Triton 3.6.)
 bool fits_at_the_ceiling(const Problem& problem, const Shape& shape, const Target& target, const Schedule& s) {
-  if (shape.gap_pad > 1) return s.block_rows >= 64;
+  if (shape.gap_pad > 1) return s.block_rows >= 64 && accumulators(s) < kEpilogueCeiling;
   const bool asynchronous = uses_wgmma(target, s) || target.sm == 100;
   return problem.arithmetic != Arithmetic::f32 && s.block_positions == s.block_rows && s.stages > 1 &&
          (asynchronous || s.phases > 1);
@@ -117,11 +123,10 @@ std::optional<std::string> inadmissible(const Workload& workload, const Target& 
   if (need > kRegisterCeiling) {
     return fmt::format("about {:.0f} registers a thread would spill", need);
   }
-  const double held = accumulators(s) * static_cast<double>(shape.gap_pad);
-  if (held > kEpilogueCeiling ||
-      (held == kEpilogueCeiling && !fits_at_the_ceiling(workload.problem, shape, target, s))) {
-    return fmt::format("{:.0f} values a thread{} in a tile of {} x {} would spill", held,
-                       shape.gap_pad > 1 ? ", zeros of the dead phases included," : "", s.block_rows,
+  const double values = held(s, shape);
+  if (values > kEpilogueCeiling ||
+      (values == kEpilogueCeiling && !fits_at_the_ceiling(workload.problem, shape, target, s))) {
+    return fmt::format("{:.0f} values a thread to store from a tile of {} x {} would spill", values, s.block_rows,
                        s.block_positions);
   }
   // ptxas unrolls a loop that is shorter than its pipeline and keeps the addresses of all loads at once.
