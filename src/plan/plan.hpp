@@ -21,7 +21,7 @@ struct Schedule {
   int warps = 4;
   int stages = 3;  // depth of the software pipeline
 
-  auto operator<=>(const Schedule&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14 misreads it
+  auto operator<=>(const Schedule&) const = default;
 };
 [[nodiscard]] std::string print_schedule(const Schedule& schedule);
 
