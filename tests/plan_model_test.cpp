@@ -128,6 +128,8 @@ TEST(Inadmissible, RefusesWhatSpills) {
   const Schedule square{.block_rows = 128, .block_positions = 128, .block_channels = 32, .warps = 4, .stages = 3};
   Schedule phases = square;
   phases.phases = 8;
+  Schedule narrow = phases;
+  narrow.block_channels = 16;
   Schedule half = square;
   half.warps = 8;
   Schedule two = half;
@@ -145,6 +147,7 @@ TEST(Inadmissible, RefusesWhatSpills) {
     EXPECT_EQ(refusal("@kb64", target, half), "");
     EXPECT_NE(refusal("@kb64_f32", target, square).find("would spill"), std::string::npos);
     EXPECT_EQ(refusal("@hifigan_v1_up0", target, phases), "");
+    EXPECT_NE(refusal("@dac44k_up1", target, narrow).find("would spill"), std::string::npos);
     // wgmma and a store without interleaving leave registers that mma.sync does not.
     EXPECT_EQ(refusal("@kb64", target, square).empty(), find_target(target)->sm == 90) << target;
   }

@@ -72,14 +72,16 @@ double held(const Schedule& s, const Shape& shape) {
   return accumulators(s) * static_cast<double>(shape.gap_pad) / (halves ? 2 : 1);
 }
 // Whether a tile that holds kEpilogueCeiling of them fits the registers. ptxas was seen to spill the flat ones and
-// those of most accumulators where dead phases are interleaved. Without, it spilled all but the square ones whose
-// loads bypass the registers; and those too where products are formed one by one (f32), or where mma.sync is
-// followed by a store that interleaves no phases. (400 schedules on sm_80, 89, 90 and 100, Triton 3.6.)
+// those of most accumulators where dead phases are interleaved. Without, only square ones that take 32 channels at
+// a time, past the registers, never spilled, and of those not the ones whose products are formed one by one (f32)
+// nor those where mma.sync is followed by a store that leaves gaps or interleaves nothing. (500 schedules on
+// sm_80, 89, 90 and 100, Triton 3.6.)
 bool fits_at_the_ceiling(const Problem& problem, const Shape& shape, const Target& target, const Schedule& s) {
   if (shape.gap_pad > 1) return s.block_rows >= 64 && accumulators(s) < kEpilogueCeiling;
+  if (problem.arithmetic == Arithmetic::f32 || s.stages <= 1) return false;
+  if (s.block_positions != s.block_rows || s.block_channels != 32) return false;
   const bool asynchronous = uses_wgmma(target, s) || target.sm == 100;
-  return problem.arithmetic != Arithmetic::f32 && s.block_positions == s.block_rows && s.stages > 1 &&
-         (asynchronous || s.phases > 1);
+  return asynchronous || (s.phases > 1 && s.phases >= shape.live);
 }
 // Interleaving with the dead phases doubles what the epilogue holds.
 int registers(const Schedule& s, const Shape& shape) {
