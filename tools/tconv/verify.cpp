@@ -119,8 +119,9 @@ void add_verify(CLI::App& app, Action& action) {
   CLI::App* verb = app.add_subcommand("verify", "Run an answer on random problems against a float64 reference");
   verb->add_option("FILE", options->file, "The answer: a Python file with a class ModelNew. It is executed")
       ->required();
-  CLI::Option* cases =
-      verb->add_option("--cases", options->cases, "How many")->check(CLI::Range(1, 1000000))->capture_default_str();
+  CLI::Option* cases = verb->add_option("--cases", options->cases, "How many random problems")
+                           ->check(CLI::Range(1, 1000000))
+                           ->capture_default_str();
   CLI::Option* seed = verb->add_option("--seed", options->seed, "Case i has seed N + i; random when not given");
   verb->add_option("--case", options->word, "This workload instead of random ones");
   verb->add_option("--device", options->device, "Triton's interpreter on the CPU, or a GPU")
