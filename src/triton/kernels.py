@@ -93,10 +93,12 @@ def pack_weight_kernel(w_ptr, packed_ptr, w_stride_in, w_stride_out, w_stride_k,
                        STEP: tl.constexpr, TAPS: tl.constexpr, JUMP: tl.constexpr, ALL_PHASES: tl.constexpr,
                        ROUND: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr):
     # packed[group, tap, (output channel, phase), input channel]; zero where a phase lacks the tap.
-    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    ROW_BLOCKS: tl.constexpr = (C_OUT * ALL_PHASES + BLOCK_ROWS - 1) // BLOCK_ROWS
+    plane = tl.program_id(0) // ROW_BLOCKS  # of one group and tap
+    row = tl.program_id(0) % ROW_BLOCKS * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-    group = tl.program_id(2) // TAPS
-    k, has_tap = tap_index(row % ALL_PHASES, tl.program_id(2) % TAPS, K, LIVE, STEP, JUMP)
+    group = plane // TAPS
+    k, has_tap = tap_index(row % ALL_PHASES, plane % TAPS, K, LIVE, STEP, JUMP)
     inside = (row < C_OUT * ALL_PHASES)[:, None] & (channel < C_IN)[None, :]
     source = (row // ALL_PHASES).to(tl.int64) * w_stride_out + k * w_stride_k
     value = tl.load(w_ptr + (group * C_IN + channel).to(tl.int64)[None, :] * w_stride_in + source[:, None],
@@ -106,7 +108,7 @@ def pack_weight_kernel(w_ptr, packed_ptr, w_stride_in, w_stride_out, w_stride_k,
         bits = value.to(tl.int32, bitcast=True)
         finite = (bits & 0x7F800000) != 0x7F800000
         value = tl.where(finite, (bits + 0x1000) & -8192, bits).to(tl.float32, bitcast=True)
-    target = tl.program_id(2).to(tl.int64) * (C_OUT * ALL_PHASES * C_IN) + row.to(tl.int64)[:, None] * C_IN
+    target = plane.to(tl.int64) * (C_OUT * ALL_PHASES * C_IN) + row.to(tl.int64)[:, None] * C_IN
     tl.store(packed_ptr + target + channel[None, :], value, mask=inside)
 
 
@@ -135,7 +137,7 @@ def conv_transpose1d_kernel(x_ptr, packed_ptr, bias_ptr, y_ptr, l_in, l_out, pos
         channel = (step % STEPS) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
         start = position0 - tap * JUMP
         x_ok = (column >= clamp(-start, BLOCK_POSITIONS)) & (column < clamp(l_in - start, BLOCK_POSITIONS))
-        w = tl.load(w_group + tap * (ROWS * C_IN) + (row * C_IN)[:, None] + channel[None, :],
+        w = tl.load(w_group + tap.to(tl.int64) * (ROWS * C_IN) + (row * C_IN)[:, None] + channel[None, :],
                     mask=(row < ROWS)[:, None] & (channel < C_IN)[None, :], other=0.0)
         x = tl.load(x_image + start + (channel.to(tl.int64) * x_stride_c)[:, None] + column[None, :],
                     mask=x_ok[None, :] & (channel < C_IN)[:, None], other=0.0)
@@ -231,13 +233,15 @@ def conv_transpose1d(x, weight, bias, stride, padding, output_padding, dilation,
         rows = max(phases, min(8, phases * triton.next_power_of_2(c_out)))
         conv_transpose1d_fma_kernel[grid](
             x, weight, bias_or_y, y, *x_args, *weight.stride(), K=k, STEP=step, ACC=acc, **shape,
-            BLOCK_ROWS=rows, BLOCK_POSITIONS=max(32, 2048 // (rows * gap_pad)), num_warps=4)
+            BLOCK_ROWS=rows, BLOCK_POSITIONS=max(32, 2048 // (rows * gap_pad)), num_warps=4, num_stages=1)
         return y
 
     exact = x.dtype == torch.float32 and not torch.backends.cudnn.allow_tf32
     all_phases = phases * phase_blocks
+    if c_out * all_phases * c_in >= 2**31:
+        raise ValueError("2^31 weights of one tap and group are not supported: offsets inside them are 32-bit")
     packed = torch.empty((groups * taps * c_out * all_phases * c_in,), device=x.device, dtype=weight.dtype)
-    pack_grid = (triton.cdiv(c_out * all_phases, 64), triton.cdiv(c_in, 32), groups * taps)
+    pack_grid = (groups * taps * triton.cdiv(c_out * all_phases, 64), triton.cdiv(c_in, 32))
     pack_weight_kernel[pack_grid](
         weight, packed, *weight.stride(), C_IN=c_in, C_OUT=c_out, K=k, LIVE=live, STEP=step, TAPS=taps, JUMP=jump,
         ALL_PHASES=all_phases, ROUND=x.dtype == torch.float32 and not exact, BLOCK_ROWS=64, BLOCK_CHANNELS=32)
