@@ -1,0 +1,46 @@
+// A layer planned for one device: compiled, ready to run at any batch and length.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cuda/driver.hpp"
+#include "cuda/solver.hpp"
+#include "kernels/call.h"
+#include "problem/problem.hpp"
+#include "target/target.hpp"
+
+namespace tconv::cuda {
+
+struct PassedOver {
+  std::string_view solver;
+  std::string why;
+};
+
+class Plan {
+ public:
+  // Chooses the first solver of the table that serves the problem on the device and compiles its schedules.
+  // `solver`: a name of the table, to force it; empty chooses. Throws Error(no_device | unsupported).
+  Plan(const Problem& problem, int device, std::string_view solver = {});
+  ~Plan();
+  Plan(const Plan&) = delete;
+  Plan& operator=(const Plan&) = delete;
+
+  [[nodiscard]] const Problem& problem() const;
+  [[nodiscard]] const Target& target() const;
+  [[nodiscard]] const Solver& solver() const;
+  [[nodiscard]] const std::vector<PassedOver>& passed_over() const;
+  [[nodiscard]] std::int64_t packed_bytes() const;
+  [[nodiscard]] std::string explain(const Extent& extent) const;
+
+  // Asynchronous on the stream; allocates, compiles and synchronises nothing. Safe from many threads at once.
+  void pack(const Pack& call, Stream stream) const;
+  void run(const Call& call, Stream stream) const;  // sizes are checked; an empty batch launches nothing
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace tconv::cuda

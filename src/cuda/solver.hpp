@@ -1,0 +1,57 @@
+// A solver: one algorithm on the GPU. One file each; the table is in solvers.cpp, tried in order.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "problem/problem.hpp"
+#include "target/target.hpp"
+
+namespace tconv::cuda {
+
+// The free choices of a solver; what a field means is the solver's own, and 0 where it has no such choice.
+struct Schedule {
+  int positions = 0;  // of a block's tile
+  int rows = 0;       // output channels times live phases of a block's tile
+  int stages = 0;     // depth of the pipeline of x
+  int weight_stages = 0;  // likewise of w
+  int warpgroups = 0;     // that multiply
+  int splits = 1;         // blocks that share one tile's sum over channels
+
+  auto operator<=>(const Schedule&) const = default;
+};
+
+struct Launch {
+  std::int64_t blocks = 0;  // gridDim.x; the other dimensions are 1
+  int threads = 0;
+  int shared_bytes = 0;  // dynamic
+  int cluster = 1;
+};
+
+struct Solver {
+  std::string_view name;
+  // Why it cannot serve the problem on the target, if it cannot.
+  std::optional<std::string> (*refuse)(const Problem&, const Target&);
+  // Every schedule worth trying, the one for the most work first. One is chosen per call, by `seconds`.
+  std::vector<Schedule> (*schedules)(const Problem&, const Target&);
+  // The translation unit: constants and the entries `run(const __grid_constant__ Call)` and `pack(const
+  // __grid_constant__ Pack)`. Only integers and names of our own tables enter the text.
+  std::string (*source)(const Problem&, const Target&, const Schedule&);
+  std::int64_t (*packed_bytes)(const Problem&, const Schedule&);
+  Launch (*pack_launch)(const Problem&, const Schedule&);
+  Launch (*launch)(const Workload&, const Target&, const Schedule&);
+  // Predicted time of one call.
+  double (*seconds)(const Workload&, const Target&, const Schedule&);
+};
+
+extern const Solver kGemmSm90;   // gemm_sm90.cpp: wgmma, every position tile staged once
+extern const Solver kDepthwise;  // depthwise.cpp: one input and one output channel a group
+extern const Solver kDirect;     // direct.cpp: anything, in IEEE arithmetic of the data's own type
+
+[[nodiscard]] std::span<const Solver* const> solvers();
+
+}  // namespace tconv::cuda
