@@ -84,9 +84,9 @@ tconv::Problem problem_of(const tconv_problem& given) {
   require(given.arithmetic >= TCONV_F32 && given.arithmetic <= TCONV_I32, "tconv_problem",
           "the arithmetic is none of tconv_arithmetic");
   require(given.bias == 0 || given.bias == 1, "tconv_problem", "the bias is neither 0 nor 1");
-  constexpr tconv::Arithmetic kArithmetics[] = {tconv::Arithmetic::f32,  tconv::Arithmetic::tf32,
-                                                tconv::Arithmetic::f16,  tconv::Arithmetic::bf16,
-                                                tconv::Arithmetic::f64,  tconv::Arithmetic::i32};
+  constexpr tconv::Arithmetic kArithmetics[] = {tconv::Arithmetic::f32, tconv::Arithmetic::tf32,
+                                                tconv::Arithmetic::f16, tconv::Arithmetic::bf16,
+                                                tconv::Arithmetic::f64, tconv::Arithmetic::i32};
   return {.c_in = given.c_in,
           .c_out = given.c_out,
           .kernel = given.kernel,

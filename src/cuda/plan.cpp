@@ -26,21 +26,21 @@ constexpr std::int64_t kImageAlignment = 256;
 // A device as it stays for the life of the process: its primary context is retained once and never released, since
 // static destruction may run after the driver's own.
 struct Machine {
-  CUdevice device = 0;
+  int device = 0;
   Context context = nullptr;
   std::string display;  // Target has views only
   Target target;
 };
 
-int attribute(CUdevice device, int which) {
+int attribute(int device, DeviceAttribute which) {
   int value = 0;
   check(driver().cuDeviceGetAttribute(&value, which, device), "cuDeviceGetAttribute");
   return value;
 }
 
 // The sheet of this very GPU, else that of one with its instructions and this one's own counts.
-Target target_of(const std::string& display, CUdevice device) {
-  const int sm = 10 * attribute(device, kComputeCapabilityMajor) + attribute(device, kComputeCapabilityMinor);
+Target target_of(const std::string& display, int device) {
+  const int sm = 10 * attribute(device, DeviceAttribute::major) + attribute(device, DeviceAttribute::minor);
   const Target* sheet = find_target(display);
   if (sheet == nullptr || sheet->sm != sm) {
     const auto alike = std::ranges::find(target_sheets(), sm, &Target::sm);
@@ -53,9 +53,9 @@ Target target_of(const std::string& display, CUdevice device) {
   Target target = *sheet;
   constexpr std::string_view kOwn = "the device itself";
   // A part of a GPU, or a variant with fewer processors.
-  if (const int sms = attribute(device, kMultiprocessorCount); sms != static_cast<int>(target.sms.value))
+  if (const int sms = attribute(device, DeviceAttribute::multiprocessors); sms != static_cast<int>(target.sms.value))
     target.sms = {static_cast<double>(sms), kOwn};
-  if (const int shared = attribute(device, kMaxSharedMemoryPerBlockOptin);
+  if (const int shared = attribute(device, DeviceAttribute::max_shared_bytes_of_block);
       shared != static_cast<int>(target.smem_per_block.value))
     target.smem_per_block = {static_cast<double>(shared), kOwn};
   return target;
@@ -157,13 +157,11 @@ void launch(Function function, const Launch& shape, const void* argument, Stream
   if (shape.blocks < 0 || shape.blocks > kMaxBlocks)
     throw Error(Exit::unsupported, "run", fmt::format("needs {} blocks", shape.blocks), "a grid has at most 2^31-1");
   LaunchAttribute cluster{};
-  cluster.id = kClusterDimension;
+  cluster.id = LaunchAttribute::Id::cluster_dimension;
   cluster.value.cluster = {static_cast<unsigned>(shape.cluster), 1, 1};
   LaunchConfig config{};
   config.grid_x = static_cast<unsigned>(shape.blocks);
-  config.grid_y = config.grid_z = 1;
   config.block_x = static_cast<unsigned>(shape.threads);
-  config.block_y = config.block_z = 1;
   config.shared_bytes = static_cast<unsigned>(shape.shared_bytes);
   config.stream = stream;
   config.attributes = &cluster;
@@ -242,9 +240,10 @@ void Plan::State::load(const Cubin& cubin, const Schedule& schedule) {
   check(api.cuModuleLoadData(&one.module, cubin.bytes.data()), "cuModuleLoadData");
   check(api.cuModuleGetFunction(&one.run, one.module, "run"), "cuModuleGetFunction");
   const int shared =
-      choice.solver->launch({problem, {.batch = 1, .length = 4096 + 2 * problem.padding}}, machine->target, schedule).shared_bytes;
+      choice.solver->launch({problem, {.batch = 1, .length = 4096 + 2 * problem.padding}}, machine->target, schedule)
+          .shared_bytes;
   // Above what a kernel may take unasked; the value has to cover every launch, so the schedule fixes it.
-  check(api.cuFuncSetAttribute(one.run, kMaxDynamicSharedSize, shared), "cuFuncSetAttribute");
+  check(api.cuFuncSetAttribute(one.run, FunctionAttribute::max_dynamic_shared_bytes, shared), "cuFuncSetAttribute");
 
   const std::int64_t bytes = choice.solver->packed_bytes(problem, schedule);
   const auto known = std::ranges::find_if(
@@ -263,7 +262,6 @@ void Plan::State::load(const Cubin& cubin, const Schedule& schedule) {
 // A kernel launched on another device's stream would fail with a text that names neither.
 void Plan::State::check_stream(Stream stream) const {
   if (reinterpret_cast<std::uintptr_t>(stream) <= 2) return;  // the default streams belong to the current context
-  if (driver().cuStreamGetCtx == nullptr) return;
   Context context = nullptr;
   check(driver().cuStreamGetCtx(stream, &context), "cuStreamGetCtx");
   if (context != machine->context)
@@ -277,8 +275,7 @@ Plan::Plan(const Problem& problem, int device, std::string_view solver) : state_
   state.problem = problem;
   const Machine& here = machine(device);
   state.choice = choose_solver(problem, here.target, solver);
-  const std::vector<Cubin> cubins =
-      compile_all(*state.choice.solver, problem, here.target, state.choice.schedules);
+  const std::vector<Cubin> cubins = compile_all(*state.choice.solver, problem, here.target, state.choice.schedules);
   state.machine = &here;
   const Current current(here.context);
   state.loaded.reserve(cubins.size());
@@ -322,12 +319,12 @@ std::string Plan::explain(const Extent& extent) const {
   for (std::size_t i = 0; i < state_->loaded.size(); ++i) {
     const Loaded& one = state_->loaded[i];
     const Launch shape = solver().launch(workload, target(), one.schedule);
-    out += fmt::format("{} {}: {:.2f} us predicted, {} blocks of {} threads{}, {} registers, {} bytes spilled, {} bytes "
-                       "of shared memory\n",
-                       i == chosen ? "*" : " ", print(one.schedule),
-                       1e6 * solver().seconds(workload, target(), one.schedule), shape.blocks, shape.threads,
-                       shape.cluster > 1 ? fmt::format(" in clusters of {}", shape.cluster) : "", one.facts.registers,
-                       one.facts.spill_bytes, shape.shared_bytes + one.facts.static_shared_bytes);
+    out += fmt::format(
+        "{} {}: {:.2f} us predicted, {} blocks of {} threads{}, {} registers, {} bytes spilled, {} bytes "
+        "of shared memory\n",
+        i == chosen ? "*" : " ", print(one.schedule), 1e6 * solver().seconds(workload, target(), one.schedule),
+        shape.blocks, shape.threads, shape.cluster > 1 ? fmt::format(" in clusters of {}", shape.cluster) : "",
+        one.facts.registers, one.facts.spill_bytes, shape.shared_bytes + one.facts.static_shared_bytes);
   }
   for (const PassedOver& passed : passed_over()) out += fmt::format("not {}: {}\n", passed.solver, passed.why);
   return out;
