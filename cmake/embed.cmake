@@ -12,3 +12,31 @@ function(tconv_embed target path)
     VERBATIM)
   target_sources(${target} PRIVATE ${header})
 endfunction()
+
+# tconv_embed_kernels(target folder): every file of the folder as tconv_embed does, and "embedded/kernels.hpp" with the
+# table of them, tconv::embedded::kernels of {name, text}.
+function(tconv_embed_kernels target folder)
+  file(GLOB files CONFIGURE_DEPENDS ${folder}/*.h ${folder}/*.cuh)
+  set(includes "")
+  set(rows "")
+  foreach(file ${files})
+    tconv_embed(${target} ${file})
+    get_filename_component(stem ${file} NAME)
+    string(REPLACE "." "_" symbol ${stem})
+    string(APPEND includes "#include \"embedded/${symbol}.hpp\"\n")
+    string(APPEND rows "    {\"${stem}\", ${symbol}},\n")
+  endforeach()
+  file(CONFIGURE OUTPUT ${PROJECT_BINARY_DIR}/generated/embedded/kernels.hpp @ONLY CONTENT
+"// Generated; do not edit.
+#pragma once
+#include <string_view>
+@includes@namespace tconv::embedded {
+struct Kernel {
+  std::string_view name;
+  std::string_view text;
+};
+inline constexpr Kernel kernels[] = {
+@rows@};
+}  // namespace tconv::embedded
+")
+endfunction()

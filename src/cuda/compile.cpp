@@ -1,0 +1,275 @@
+#include "cuda/compile.hpp"
+
+#include <dlfcn.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <vector>
+
+#include "embedded/kernels.hpp"
+#include "util/error.hpp"
+#include "util/subprocess.hpp"
+
+namespace tconv::cuda {
+namespace {
+
+using Program = struct _nvrtcProgram*;
+constexpr int kInvalidOption = 5;   // NVRTC_ERROR_INVALID_OPTION
+constexpr int kBuiltinFailure = 7;  // NVRTC_ERROR_BUILTIN_OPERATION_FAILURE
+constexpr std::string_view kEntry = "run";
+
+struct Nvrtc {
+  const char* (*error_string)(int);
+  int (*version)(int* major, int* minor);
+  int (*create)(Program*, const char* source, const char* name, int headers, const char* const* texts,
+                const char* const* names);
+  int (*destroy)(Program*);
+  int (*compile)(Program, int options, const char* const* option);
+  int (*cubin_size)(Program, std::size_t*);
+  int (*cubin)(Program, char*);
+  int (*log_size)(Program, std::size_t*);
+  int (*log)(Program, char*);
+  int major = 0;
+  int minor = 0;
+};
+
+[[noreturn]] void absent(const std::string& what) {
+  throw Error(Exit::no_device, "nvrtc", what, "kernels are compiled by NVRTC 12 or 13");
+}
+
+template <typename Entry>
+void resolve(void* library, Entry& entry, const char* symbol) {
+  void* const address = dlsym(library, symbol);
+  if (address == nullptr) absent(fmt::format("the library has no {}", symbol));
+  entry = reinterpret_cast<Entry>(address);
+}
+
+std::string environment(const char* name) {
+  const char* const value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+// The libraries that the wheels of NVRTC left in the Python that runs answers: a line each.
+std::vector<std::string> libraries_of_python() {
+  const std::string python = find_python();
+  if (python.empty()) return {};
+  static constexpr const char* kScript =
+      "import glob, os\n"
+      "try:\n"
+      "    import nvidia\n"
+      "    roots = list(nvidia.__path__)\n"
+      "except ImportError:\n"
+      "    roots = []\n"
+      "for root in roots:\n"
+      "    for folder in ('cu13', 'cuda_nvrtc'):\n"
+      "        for path in sorted(glob.glob(os.path.join(root, folder, 'lib', 'libnvrtc.so.*'))):\n"
+      "            print(path)\n";
+  std::vector<std::string> paths;
+  try {
+    const ProcessResult result = run_process({python, "-c", kScript}, "", std::chrono::seconds(20));
+    std::string_view rest = result.exit_code == 0 ? std::string_view(result.out) : std::string_view();
+    while (!rest.empty()) {
+      const std::size_t end = std::min(rest.find('\n'), rest.size());
+      if (end > 0) paths.emplace_back(rest.substr(0, end));
+      rest.remove_prefix(std::min(end + 1, rest.size()));
+    }
+  } catch (const Error&) {
+    // A Python that does not start has no NVRTC either.
+  }
+  return paths;
+}
+
+// Never closed: what it compiles may outlive any owner we could give it.
+void* open_library() {
+  const auto open = [](const std::string& name) { return dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL); };
+  if (const std::string named = environment("TCONV_NVRTC"); !named.empty()) {
+    if (void* const library = open(named)) return library;
+    const char* const why = dlerror();
+    absent(fmt::format("TCONV_NVRTC cannot be opened: {}", why != nullptr ? why : named));
+  }
+  static constexpr std::array kNames{"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"};
+  for (const char* name : kNames) {
+    if (void* const library = open(name)) return library;
+  }
+  std::vector<std::string> folders;
+  if (const std::string home = environment("CUDA_HOME"); !home.empty()) folders.push_back(home + "/lib64");
+  folders.emplace_back("/usr/local/cuda/lib64");
+  for (const std::string& folder : folders) {
+    for (const char* name : kNames) {
+      if (void* const library = open(folder + "/" + name)) return library;
+    }
+  }
+  for (const std::string& path : libraries_of_python()) {
+    if (void* const library = open(path)) return library;
+  }
+  absent(
+      fmt::format("found no libnvrtc.so.13, .so.12 or .so by the loader, in {} or in Python's nvidia packages; "
+                  "TCONV_NVRTC may name one",
+                  fmt::join(folders, ", ")));
+}
+
+// NVRTC opens a second library by its bare name when it first compiles, which the loader does not find where both lie
+// in a folder of their own, as in a wheel. One that is already open under that name is taken.
+void open_builtins(const Nvrtc& n) {
+  Dl_info info{};
+  if (dladdr(reinterpret_cast<const void*>(n.version), &info) == 0 || info.dli_fname == nullptr) return;
+  const std::string folder = std::filesystem::path(info.dli_fname).parent_path();
+  // Where it is absent here, the loader may still find it; else NVRTC says so.
+  (void)dlopen(fmt::format("{}/libnvrtc-builtins.so.{}.{}", folder, n.major, n.minor).c_str(), RTLD_NOW | RTLD_LOCAL);
+}
+
+Nvrtc open_nvrtc() {
+  void* const library = open_library();
+  Nvrtc n{};
+  resolve(library, n.error_string, "nvrtcGetErrorString");
+  resolve(library, n.version, "nvrtcVersion");
+  resolve(library, n.create, "nvrtcCreateProgram");
+  resolve(library, n.destroy, "nvrtcDestroyProgram");
+  resolve(library, n.compile, "nvrtcCompileProgram");
+  resolve(library, n.cubin_size, "nvrtcGetCUBINSize");
+  resolve(library, n.cubin, "nvrtcGetCUBIN");
+  resolve(library, n.log_size, "nvrtcGetProgramLogSize");
+  resolve(library, n.log, "nvrtcGetProgramLog");
+  if (const int result = n.version(&n.major, &n.minor); result != 0) {
+    absent(fmt::format("nvrtcVersion failed: {}", n.error_string(result)));
+  }
+  open_builtins(n);
+  return n;
+}
+
+const Nvrtc& nvrtc() {
+  static const Nvrtc opened = open_nvrtc();
+  return opened;
+}
+
+void require(int result, std::string_view call) {
+  if (result == 0) return;
+  throw Error(Exit::defect, "nvrtc", fmt::format("{} failed: {}", call, nvrtc().error_string(result)),
+              "NVRTC's own word");
+}
+
+// The whole options of a compilation; part of the cache's key.
+std::vector<std::string> options_for(std::string_view architecture) {
+  return {fmt::format("--gpu-architecture={}", architecture), "--std=c++17", "-default-device", "--fmad=true",
+          "--ptxas-options=-v"};
+}
+
+std::string log_of(Program program) {
+  std::size_t size = 0;
+  require(nvrtc().log_size(program, &size), "nvrtcGetProgramLogSize");
+  std::string log(size, '\0');
+  require(nvrtc().log(program, log.data()), "nvrtcGetProgramLog");
+  while (!log.empty() && (log.back() == '\0' || log.back() == '\n')) log.pop_back();
+  return log;
+}
+
+// A message is one line.
+std::string on_one_line(std::string_view log) {
+  std::string line;
+  for (const char c : log) {
+    if (c == '\n') {
+      line += " | ";
+    } else {
+      line += c;
+    }
+  }
+  return line;
+}
+
+// The number that stands before `unit` in `text`; 0 where ptxas does not mention it, as it does for none.
+int number_before(std::string_view text, std::string_view unit) {
+  const std::size_t at = text.find(unit);
+  if (at == std::string_view::npos) return 0;
+  std::size_t from = at;
+  while (from > 0 && text[from - 1] >= '0' && text[from - 1] <= '9') --from;
+  int number = 0;
+  std::from_chars(text.data() + from, text.data() + at, number);
+  return number;
+}
+
+// What ptxas says of the entry: "Function properties for run", a line of stack and spills, a line of what it uses.
+void read_usage(std::string_view log, Cubin& cubin) {
+  const std::string heading = fmt::format("Compiling entry function '{}' for", kEntry);
+  const std::size_t from = log.find(heading);
+  if (from != std::string_view::npos) {
+    std::string_view part = log.substr(from + heading.size());
+    part = part.substr(0, part.find("Compiling entry function"));
+    // Functions that were not inlined have properties of their own, which follow; the entry's come first.
+    if (const std::size_t own = part.find(fmt::format("Function properties for {}\n", kEntry));
+        own != std::string_view::npos) {
+      part = part.substr(own);
+      cubin.stack_bytes = number_before(part, " bytes stack frame");
+      cubin.spill_bytes = number_before(part, " bytes spill stores") + number_before(part, " bytes spill loads");
+      const std::size_t used = part.find("Used ");
+      if (used != std::string_view::npos) {
+        const std::string_view line = part.substr(used, part.find('\n', used) - used);
+        cubin.registers = number_before(line, " registers");
+        cubin.static_shared_bytes = number_before(line, " bytes smem");
+      }
+    }
+  }
+  if (cubin.registers == 0) {
+    throw Error(Exit::defect, "nvrtc", "the log names no registers of the entry: " + on_one_line(log),
+                "a source defines the entry `run`");
+  }
+}
+
+Cubin compile_now(const std::string& source, std::string_view architecture) {
+  const Nvrtc& n = nvrtc();
+  std::vector<std::string> texts;
+  std::vector<std::string> names;
+  std::vector<const char*> text_pointers;
+  std::vector<const char*> name_pointers;
+  for (const auto& [name, text] : embedded::kernels) {
+    names.emplace_back(name);
+    texts.emplace_back(text);
+  }
+  for (const std::string& text : texts) text_pointers.push_back(text.c_str());
+  for (const std::string& name : names) name_pointers.push_back(name.c_str());
+
+  struct Destroy {
+    const Nvrtc& n;
+    Program program = nullptr;
+    ~Destroy() { n.destroy(&program); }
+  };
+  Program made = nullptr;
+  require(n.create(&made, source.c_str(), "tconv.cu", static_cast<int>(texts.size()), text_pointers.data(),
+                   name_pointers.data()),
+          "nvrtcCreateProgram");
+  const Destroy guard{n, made};
+
+  const std::vector<std::string> options = options_for(architecture);
+  std::vector<const char*> option_pointers;
+  for (const std::string& option : options) option_pointers.push_back(option.c_str());
+  const int result = n.compile(made, static_cast<int>(options.size()), option_pointers.data());
+  const std::string log = log_of(made);
+  if (result == kInvalidOption)
+    absent(fmt::format("NVRTC {}.{} cannot compile for {}", n.major, n.minor, architecture));
+  if (result == kBuiltinFailure) absent(on_one_line(log));
+  if (result != 0) {
+    throw Error(Exit::defect, fmt::format("nvrtc {}", architecture),
+                fmt::format("{}: {}", n.error_string(result), on_one_line(log)), "the source must compile");
+  }
+  Cubin cubin;
+  std::size_t size = 0;
+  require(n.cubin_size(made, &size), "nvrtcGetCUBINSize");
+  cubin.bytes.resize(size);
+  require(n.cubin(made, cubin.bytes.data()), "nvrtcGetCUBIN");
+  read_usage(log, cubin);
+  return cubin;
+}
+
+}  // namespace
+
+std::string architecture_of(int sm) { return sm == 90 ? "sm_90a" : fmt::format("sm_{}", sm); }
+
+Cubin compile(std::string_view source, std::string_view architecture) {
+  return compile_now(std::string(source), architecture);
+}
+
+}  // namespace tconv::cuda
