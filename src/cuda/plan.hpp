@@ -1,8 +1,11 @@
 // A layer planned for one device: compiled, ready to run at any batch and length.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cuda/driver.hpp"
@@ -17,6 +20,17 @@ struct PassedOver {
   std::string_view solver;
   std::string why;
 };
+
+// What a target gets, without a device.
+struct Choice {
+  const Solver* solver = nullptr;
+  std::vector<Schedule> schedules;
+  std::vector<PassedOver> passed_over;
+};
+// The first solver of the table that serves the problem, or the one named. Throws Error(unsupported | usage).
+[[nodiscard]] Choice choose_solver(const Problem& problem, const Target& target, std::string_view solver = {});
+
+[[nodiscard]] std::string print(const Schedule& schedule);
 
 class Plan {
  public:
@@ -37,6 +51,17 @@ class Plan {
   // Asynchronous on the stream; allocates, compiles and synchronises nothing. Safe from many threads at once.
   void pack(const Pack& call, Stream stream) const;
   void run(const Call& call, Stream stream) const;  // sizes are checked; an empty batch launches nothing
+
+  // What `run` chooses among, each compiled: for checks and timings of one of them.
+  struct Compiled {
+    Schedule schedule;
+    int registers = 0;
+    int spill_bytes = 0;
+    bool cached = false;
+  };
+  [[nodiscard]] std::vector<Compiled> compiled() const;
+  [[nodiscard]] std::size_t choose(const Extent& extent) const;  // the index that `run` takes
+  void run(std::size_t index, const Call& call, Stream stream) const;
 
  private:
   struct State;

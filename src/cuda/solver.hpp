@@ -41,6 +41,7 @@ struct Solver {
   // The translation unit: constants and the entries `run(const __grid_constant__ Call)` and `pack(const
   // __grid_constant__ Pack)`. Only integers and names of our own tables enter the text.
   std::string (*source)(const Problem&, const Target&, const Schedule&);
+  // Schedules with the same rows, warpgroups and packed bytes read one image of the weights.
   std::int64_t (*packed_bytes)(const Problem&, const Schedule&);
   Launch (*pack_launch)(const Problem&, const Schedule&);
   Launch (*launch)(const Workload&, const Target&, const Schedule&);

@@ -1,0 +1,116 @@
+/* Transposed 1-D convolution on a CUDA GPU: the C interface of libtconv.so. C11.
+ *
+ *   y[b,co,t] = bias[co] + sum over (ci,k,i) with i*stride - padding + k*dilation == t
+ *               of x[b,ci,i] * w[ci,co,k]
+ *
+ * Plan a layer once, pack its weights once, run it at any batch and length:
+ *
+ *   struct tconv_problem problem = TCONV_PROBLEM_INIT;
+ *   problem.c_in = 512, problem.c_out = 256, problem.kernel = 16, problem.stride = 8, problem.padding = 4;
+ *   tconv_plan *plan = NULL;
+ *   if (tconv_plan_create(&problem, 0, NULL, &plan) != TCONV_OK) puts(tconv_last_error());
+ *
+ * Every function that can fail returns a status; tconv_last_error() has one line about it. Functions may be called from
+ * any thread; a plan may be used by several at once, and must outlive what it launched. */
+#ifndef TCONV_TCONV_H
+#define TCONV_TCONV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define TCONV_API __attribute__((visibility("default")))
+#else
+#define TCONV_API
+#endif
+
+typedef enum tconv_status {
+  TCONV_OK = 0,
+  TCONV_INVALID = 2,     /* an argument is malformed */
+  TCONV_UNSUPPORTED = 3, /* well formed, but nothing here can serve it */
+  TCONV_NO_DEVICE = 4,   /* no GPU, no driver or no compiler, or one of them failed */
+  TCONV_DEFECT = 70      /* a fault of tconv */
+} tconv_status;
+
+/* What sums are computed in. Storage follows: TF32 stores float, F16 and BF16 sum in float. */
+typedef enum tconv_arithmetic {
+  TCONV_F32 = 0,
+  TCONV_TF32 = 1,
+  TCONV_F16 = 2,
+  TCONV_BF16 = 3,
+  TCONV_F64 = 4,
+  TCONV_I32 = 5
+} tconv_arithmetic;
+
+struct tconv_problem {
+  size_t struct_size; /* sizeof(struct tconv_problem) of the caller's header */
+  int64_t c_in;
+  int64_t c_out;
+  int64_t kernel;
+  int64_t stride;
+  int64_t padding;
+  int64_t output_padding;
+  int64_t dilation;
+  int64_t groups;
+  int32_t arithmetic; /* tconv_arithmetic */
+  int32_t bias;       /* 0 or 1 */
+};
+#define TCONV_PROBLEM_INIT {sizeof(struct tconv_problem), 0, 0, 0, 1, 0, 0, 1, 1, TCONV_F32, 0}
+
+typedef struct tconv_plan tconv_plan;
+
+/* "0.1.0" */
+TCONV_API const char *tconv_version(void);
+
+/* One line about this thread's last failure, valid until its next call; "" when none failed. */
+TCONV_API const char *tconv_last_error(void);
+
+/* Compiles the kernels for the device, which takes seconds the first time. `solver`: NULL chooses. */
+TCONV_API tconv_status tconv_plan_create(const struct tconv_problem *problem, int device, const char *solver,
+                                         tconv_plan **plan);
+/* NULL is allowed. */
+TCONV_API void tconv_plan_destroy(tconv_plan *plan);
+
+/* Bytes of device memory that the packed weights take; 0 for a NULL plan. Align the memory to 256. */
+TCONV_API int64_t tconv_plan_packed_bytes(const tconv_plan *plan);
+
+/* The length of the output for an input length. */
+TCONV_API tconv_status tconv_plan_out_length(const tconv_plan *plan, int64_t length, int64_t *out_length);
+
+/* w (c_in, c_out/groups, kernel) on the device, strides in elements. Asynchronous on `stream` (a CUstream or
+ * cudaStream_t; NULL is the default stream). */
+TCONV_API tconv_status tconv_plan_pack(const tconv_plan *plan, const void *w, int64_t stride_in, int64_t stride_out,
+                                       int64_t stride_k, void *packed, void *stream);
+
+struct tconv_run {
+  size_t struct_size; /* sizeof(struct tconv_run) of the caller's header */
+  const void *x;      /* (batch, c_in, length), aligned to an element */
+  const void *packed; /* what tconv_plan_pack wrote */
+  const void *bias;   /* c_out elements where the problem has a bias, else NULL */
+  void *y;            /* (batch, c_out, out_length), the last dimension dense */
+  int64_t batch;
+  int64_t length;
+  int64_t x_stride_batch; /* in elements */
+  int64_t x_stride_channel;
+  int64_t x_stride_sample;
+  int64_t y_stride_batch;
+  int64_t y_stride_channel;
+};
+
+/* Asynchronous on `stream`; allocates and synchronises nothing, so it can be captured in a graph. */
+TCONV_API tconv_status tconv_plan_run(const tconv_plan *plan, const struct tconv_run *run, void *stream);
+
+/* What runs at this batch and length, and why. Writes at most `size` bytes, the terminating zero included, and sets
+ * *needed (may be NULL) to what the whole text needs. */
+TCONV_API tconv_status tconv_plan_explain(const tconv_plan *plan, int64_t batch, int64_t length, char *text,
+                                          size_t size, size_t *needed);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

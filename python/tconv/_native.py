@@ -1,0 +1,103 @@
+"""libtconv.so by ctypes: pointers in, launches out. Nothing here needs torch."""
+
+import ctypes
+import os
+import pathlib
+
+ARITHMETICS = {"f32": 0, "tf32": 1, "f16": 2, "bf16": 3, "f64": 4, "i32": 5}
+
+
+class _Problem(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_size_t)] + [
+        (name, ctypes.c_int64) for name in ("c_in", "c_out", "kernel", "stride", "padding", "output_padding",
+                                            "dilation", "groups")] + [
+        ("arithmetic", ctypes.c_int32), ("bias", ctypes.c_int32)]
+
+
+class _Run(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_size_t)] + [(name, ctypes.c_void_p) for name in ("x", "packed", "bias", "y")] + [
+        (name, ctypes.c_int64) for name in ("batch", "length", "x_stride_batch", "x_stride_channel", "x_stride_sample",
+                                            "y_stride_batch", "y_stride_channel")]
+
+
+class Error(RuntimeError):
+    """A refusal: `status` is a tconv_status, the text one line."""
+
+    def __init__(self, status, text):
+        super().__init__(text)
+        self.status = status
+
+
+def _load():
+    path = os.environ.get("TCONV_LIBRARY") or str(
+        pathlib.Path(__file__).resolve().parents[2] / "build" / "release" / "libtconv.so")
+    lib = ctypes.CDLL(path)
+    pointer, i64 = ctypes.c_void_p, ctypes.c_int64
+    for name, result, arguments in (
+            ("tconv_version", ctypes.c_char_p, []),
+            ("tconv_last_error", ctypes.c_char_p, []),
+            ("tconv_plan_create", ctypes.c_int, [ctypes.POINTER(_Problem), ctypes.c_int, ctypes.c_char_p,
+                                                 ctypes.POINTER(pointer)]),
+            ("tconv_plan_destroy", None, [pointer]),
+            ("tconv_plan_packed_bytes", i64, [pointer]),
+            ("tconv_plan_out_length", ctypes.c_int, [pointer, i64, ctypes.POINTER(i64)]),
+            ("tconv_plan_pack", ctypes.c_int, [pointer, pointer, i64, i64, i64, pointer, pointer]),
+            ("tconv_plan_run", ctypes.c_int, [pointer, ctypes.POINTER(_Run), pointer]),
+            ("tconv_plan_explain", ctypes.c_int, [pointer, i64, i64, ctypes.c_char_p, ctypes.c_size_t,
+                                                  ctypes.POINTER(ctypes.c_size_t)])):
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    return lib
+
+
+_lib = _load()
+
+
+def _check(status):
+    if status != 0:
+        raise Error(status, _lib.tconv_last_error().decode())
+
+
+def version():
+    return _lib.tconv_version().decode()
+
+
+class Plan:
+    """One layer on one device. Pointers are integers (torch's data_ptr()), strides count elements."""
+
+    def __init__(self, c_in, c_out, kernel, stride=1, padding=0, output_padding=0, dilation=1, groups=1,
+                 arithmetic="f32", bias=False, device=0, solver=None):
+        problem = _Problem(ctypes.sizeof(_Problem), c_in, c_out, kernel, stride, padding, output_padding, dilation,
+                           groups, ARITHMETICS[arithmetic], int(bool(bias)))
+        self._plan = ctypes.c_void_p()
+        _check(_lib.tconv_plan_create(ctypes.byref(problem), device, solver.encode() if solver else None,
+                                      ctypes.byref(self._plan)))
+
+    def __del__(self):
+        if getattr(self, "_plan", None):
+            _lib.tconv_plan_destroy(self._plan)
+            self._plan = None
+
+    @property
+    def packed_bytes(self):
+        return _lib.tconv_plan_packed_bytes(self._plan)
+
+    def out_length(self, length):
+        result = ctypes.c_int64()
+        _check(_lib.tconv_plan_out_length(self._plan, length, ctypes.byref(result)))
+        return result.value
+
+    def pack(self, w, strides, packed, stream=0):
+        _check(_lib.tconv_plan_pack(self._plan, w, *strides, packed, stream))
+
+    def run(self, x, packed, bias, y, batch, length, x_strides, y_strides, stream=0):
+        """bias: None where the problem has none; x_strides: of batch, channel and sample; y_strides: the first two."""
+        call = _Run(ctypes.sizeof(_Run), x, packed, bias, y, batch, length, *x_strides, *y_strides)
+        _check(_lib.tconv_plan_run(self._plan, ctypes.byref(call), stream))
+
+    def explain(self, batch, length):
+        needed = ctypes.c_size_t()
+        _check(_lib.tconv_plan_explain(self._plan, batch, length, None, 0, ctypes.byref(needed)))
+        text = ctypes.create_string_buffer(needed.value)
+        _check(_lib.tconv_plan_explain(self._plan, batch, length, text, needed.value, None))
+        return text.value.decode()

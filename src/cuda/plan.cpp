@@ -1,0 +1,374 @@
+#include "cuda/plan.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <exception>
+#include <limits>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "cuda/compile.hpp"
+#include "util/error.hpp"
+
+namespace tconv::cuda {
+namespace {
+
+constexpr std::int64_t kMaxBlocks = std::numeric_limits<std::int32_t>::max();  // of gridDim.x
+constexpr std::int64_t kImageAlignment = 256;
+
+// A device as it stays for the life of the process: its primary context is retained once and never released, since
+// static destruction may run after the driver's own.
+struct Machine {
+  int device = 0;
+  Context context = nullptr;
+  std::string display;  // Target has views only
+  Target target;
+};
+
+int attribute(int device, DeviceAttribute which) {
+  int value = 0;
+  check(driver().cuDeviceGetAttribute(&value, which, device), "cuDeviceGetAttribute");
+  return value;
+}
+
+// The sheet of this very GPU, else that of one with its instructions and this one's own counts.
+Target target_of(const std::string& display, int device) {
+  const int sm = 10 * attribute(device, DeviceAttribute::major) + attribute(device, DeviceAttribute::minor);
+  const Target* sheet = find_target(display);
+  if (sheet == nullptr || sheet->sm != sm) {
+    const auto alike = std::ranges::find(target_sheets(), sm, &Target::sm);
+    if (alike == target_sheets().end())
+      throw Error(Exit::unsupported, display,
+                  fmt::format("has compute capability {}.{}, for which there is no sheet", sm / 10, sm % 10),
+                  "src/target/sheets.cpp has those that are known");
+    sheet = &*alike;
+  }
+  Target target = *sheet;
+  constexpr std::string_view kOwn = "the device itself";
+  // A part of a GPU, or a variant with fewer processors.
+  if (const int sms = attribute(device, DeviceAttribute::multiprocessors); sms != static_cast<int>(target.sms.value))
+    target.sms = {static_cast<double>(sms), kOwn};
+  if (const int shared = attribute(device, DeviceAttribute::max_shared_bytes_of_block);
+      shared != static_cast<int>(target.smem_per_block.value))
+    target.smem_per_block = {static_cast<double>(shared), kOwn};
+  return target;
+}
+
+const Machine& machine(int ordinal) {
+  static std::mutex mutex;
+  static std::map<int, Machine> machines;
+  const std::lock_guard lock(mutex);
+  if (const auto known = machines.find(ordinal); known != machines.end()) return known->second;
+
+  const Driver& api = driver();
+  int count = 0;
+  check(api.cuDeviceGetCount(&count), "cuDeviceGetCount");
+  if (ordinal < 0 || ordinal >= count)
+    throw Error(Exit::no_device, fmt::format("device {}", ordinal), fmt::format("the driver shows {}", count),
+                "devices count from 0");
+  Machine made;
+  check(api.cuDeviceGet(&made.device, ordinal), "cuDeviceGet");
+  std::array<char, 256> text{};
+  check(api.cuDeviceGetName(text.data(), static_cast<int>(text.size()), made.device), "cuDeviceGetName");
+  made.display = text.data();
+  made.target = target_of(made.display, made.device);
+  check(api.cuDevicePrimaryCtxRetain(&made.context, made.device), "cuDevicePrimaryCtxRetain");
+  Machine& kept = machines.emplace(ordinal, std::move(made)).first->second;
+  kept.target.display = kept.display;
+  return kept;
+}
+
+// Makes the device's context current where another is, and the other one again at the end.
+class Current {
+ public:
+  explicit Current(Context context) {
+    Context now = nullptr;
+    check(driver().cuCtxGetCurrent(&now), "cuCtxGetCurrent");
+    if (now == context) return;
+    check(driver().cuCtxPushCurrent(context), "cuCtxPushCurrent");
+    pushed_ = true;
+  }
+  ~Current() {
+    Context popped = nullptr;
+    if (pushed_) driver().cuCtxPopCurrent(&popped);
+  }
+  Current(const Current&) = delete;
+  Current& operator=(const Current&) = delete;
+
+ private:
+  bool pushed_ = false;
+};
+
+struct Loaded {
+  Schedule schedule;
+  Cubin facts;  // without its bytes
+  Module module = nullptr;
+  Function run = nullptr;
+  std::int64_t image = 0;  // offset of its weights in the packed buffer
+};
+
+struct Image {
+  Function pack = nullptr;
+  std::int64_t offset = 0;
+  std::int64_t bytes = 0;
+  Schedule schedule;
+};
+
+bool same_image(const Schedule& a, const Schedule& b) { return a.rows == b.rows && a.warpgroups == b.warpgroups; }
+
+// One entry a schedule, in their order; several at once, for each takes seconds.
+std::vector<Cubin> compile_all(const Solver& solver, const Problem& problem, const Target& target,
+                               const std::vector<Schedule>& schedules) {
+  std::vector<Cubin> cubins(schedules.size());
+  std::vector<std::exception_ptr> failures(schedules.size());
+  const std::string architecture = architecture_of(target.sm);
+  std::atomic<std::size_t> next{0};
+  const auto work = [&] {
+    for (std::size_t i = next++; i < schedules.size(); i = next++) {
+      try {
+        cubins[i] = compile(solver.source(problem, target, schedules[i]), architecture);
+      } catch (...) {
+        failures[i] = std::current_exception();
+      }
+    }
+  };
+  const std::size_t helpers =
+      std::min<std::size_t>(schedules.size(), std::clamp(std::thread::hardware_concurrency(), 1u, 8u)) - 1;
+  {
+    std::vector<std::jthread> threads;
+    for (std::size_t i = 0; i < helpers; ++i) threads.emplace_back(work);
+    work();
+  }
+  for (const std::exception_ptr& failure : failures) {
+    if (failure) std::rethrow_exception(failure);
+  }
+  return cubins;
+}
+
+void launch(Function function, const Launch& shape, const void* argument, Stream stream) {
+  if (shape.blocks == 0) return;
+  if (shape.blocks < 0 || shape.blocks > kMaxBlocks)
+    throw Error(Exit::unsupported, "run", fmt::format("needs {} blocks", shape.blocks), "a grid has at most 2^31-1");
+  LaunchAttribute cluster{};
+  cluster.id = LaunchAttribute::Id::cluster_dimension;
+  cluster.value.cluster = {static_cast<unsigned>(shape.cluster), 1, 1};
+  LaunchConfig config{};
+  config.grid_x = static_cast<unsigned>(shape.blocks);
+  config.block_x = static_cast<unsigned>(shape.threads);
+  config.shared_bytes = static_cast<unsigned>(shape.shared_bytes);
+  config.stream = stream;
+  config.attributes = &cluster;
+  config.attribute_count = shape.cluster > 1 ? 1 : 0;
+  void* arguments[] = {const_cast<void*>(argument)};
+  check(driver().cuLaunchKernelEx(&config, function, arguments, nullptr), "cuLaunchKernelEx");
+}
+
+const Solver& solver_named(std::string_view name) {
+  for (const Solver* solver : solvers()) {
+    if (solver->name == name) return *solver;
+  }
+  std::string names;
+  for (const Solver* solver : solvers()) names += (names.empty() ? "" : ", ") + std::string(solver->name);
+  throw Error(Exit::usage, "solver", "has no such name", "one of: " + names);
+}
+
+}  // namespace
+
+Choice choose_solver(const Problem& problem, const Target& target, std::string_view name) {
+  require_valid(problem);
+  Choice choice;
+  const Solver* forced = name.empty() ? nullptr : &solver_named(name);
+  for (const Solver* solver : solvers()) {
+    if (forced != nullptr && solver != forced) {
+      choice.passed_over.push_back({solver->name, fmt::format("'{}' was asked for", name)});
+    } else if (std::optional<std::string> why = solver->refuse(problem, target)) {
+      choice.passed_over.push_back({solver->name, std::move(*why)});
+    } else {
+      choice.solver = solver;
+      choice.schedules = solver->schedules(problem, target);
+      if (choice.schedules.empty())
+        throw Error(Exit::defect, std::string(solver->name), "accepts the problem and has no schedule", "");
+      return choice;
+    }
+  }
+  std::string reasons;
+  for (const PassedOver& passed : choice.passed_over)
+    reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", passed.solver, passed.why);
+  throw Error(Exit::unsupported, std::string(target.display), "no solver serves the problem", reasons);
+}
+
+struct Plan::State {
+  Problem problem;
+  const Machine* machine = nullptr;
+  Choice choice;
+  std::vector<Loaded> loaded;
+  std::vector<Image> images;
+  std::int64_t packed_bytes = 0;
+
+  State() = default;
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+  ~State() {
+    if (machine == nullptr) return;
+    try {
+      const Current current(machine->context);
+      for (const Loaded& one : loaded) {
+        if (one.module != nullptr) driver().cuModuleUnload(one.module);
+      }
+    } catch (const Error&) {
+      // The driver is already gone, and the modules with it.
+    }
+  }
+
+  void load(const Cubin& cubin, const Schedule& schedule);
+  void check_stream(Stream stream) const;
+};
+
+void Plan::State::load(const Cubin& cubin, const Schedule& schedule) {
+  const Driver& api = driver();
+  Loaded& one = loaded.emplace_back();
+  one.schedule = schedule;
+  one.facts = cubin;
+  one.facts.bytes.clear();
+  check(api.cuModuleLoadData(&one.module, cubin.bytes.data()), "cuModuleLoadData");
+  check(api.cuModuleGetFunction(&one.run, one.module, "run"), "cuModuleGetFunction");
+  const int shared =
+      choice.solver->launch({problem, {.batch = 1, .length = 4096 + 2 * problem.padding}}, machine->target, schedule)
+          .shared_bytes;
+  // Above what a kernel may take unasked; the value has to cover every launch, so the schedule fixes it.
+  check(api.cuFuncSetAttribute(one.run, FunctionAttribute::max_dynamic_shared_bytes, shared), "cuFuncSetAttribute");
+
+  const std::int64_t bytes = choice.solver->packed_bytes(problem, schedule);
+  const auto known = std::ranges::find_if(
+      images, [&](const Image& image) { return image.bytes == bytes && same_image(image.schedule, schedule); });
+  if (known != images.end()) {
+    one.image = known->offset;
+    return;
+  }
+  Image image{.offset = packed_bytes, .bytes = bytes, .schedule = schedule};
+  one.image = image.offset;
+  check(api.cuModuleGetFunction(&image.pack, one.module, "pack"), "cuModuleGetFunction");
+  packed_bytes = (packed_bytes + bytes + kImageAlignment - 1) / kImageAlignment * kImageAlignment;
+  images.push_back(image);
+}
+
+// A kernel launched on another device's stream would fail with a text that names neither.
+void Plan::State::check_stream(Stream stream) const {
+  if (reinterpret_cast<std::uintptr_t>(stream) <= 2) return;  // the default streams belong to the current context
+  Context context = nullptr;
+  check(driver().cuStreamGetCtx(stream, &context), "cuStreamGetCtx");
+  if (context != machine->context)
+    throw Error(Exit::usage, "stream", "belongs to another context than the plan",
+                "a stream of the plan's device and its primary context");
+}
+
+Plan::Plan(const Problem& problem, int device, std::string_view solver) : state_(std::make_unique<State>()) {
+  require_valid(problem);
+  State& state = *state_;
+  state.problem = problem;
+  const Machine& here = machine(device);
+  state.choice = choose_solver(problem, here.target, solver);
+  const std::vector<Cubin> cubins = compile_all(*state.choice.solver, problem, here.target, state.choice.schedules);
+  state.machine = &here;
+  const Current current(here.context);
+  state.loaded.reserve(cubins.size());
+  for (std::size_t i = 0; i < cubins.size(); ++i) state.load(cubins[i], state.choice.schedules[i]);
+}
+
+Plan::~Plan() = default;
+
+const Problem& Plan::problem() const { return state_->problem; }
+const Target& Plan::target() const { return state_->machine->target; }
+const Solver& Plan::solver() const { return *state_->choice.solver; }
+const std::vector<PassedOver>& Plan::passed_over() const { return state_->choice.passed_over; }
+std::int64_t Plan::packed_bytes() const { return state_->packed_bytes; }
+
+std::vector<Plan::Compiled> Plan::compiled() const {
+  std::vector<Compiled> all;
+  for (const Loaded& one : state_->loaded)
+    all.push_back({one.schedule, one.facts.registers, one.facts.spill_bytes, one.facts.cached});
+  return all;
+}
+
+std::size_t Plan::choose(const Extent& extent) const {
+  const Workload workload{state_->problem, extent};
+  std::size_t best = 0;
+  double least = std::numeric_limits<double>::infinity();
+  for (std::size_t i = 0; state_->loaded.size() > 1 && i < state_->loaded.size(); ++i) {
+    const double seconds = solver().seconds(workload, target(), state_->loaded[i].schedule);
+    if (seconds < least) {
+      least = seconds;
+      best = i;
+    }
+  }
+  return best;
+}
+
+std::string Plan::explain(const Extent& extent) const {
+  require_valid(problem(), extent);
+  const Workload workload{problem(), extent};
+  std::string out = fmt::format("{} on {}\n", solver().name, target().display);
+  const std::size_t chosen = choose(extent);
+  for (std::size_t i = 0; i < state_->loaded.size(); ++i) {
+    const Loaded& one = state_->loaded[i];
+    const Launch shape = solver().launch(workload, target(), one.schedule);
+    out += fmt::format(
+        "{} {}: {:.2f} us predicted, {} blocks of {} threads{}, {} registers, {} bytes spilled, {} bytes "
+        "of shared memory\n",
+        i == chosen ? "*" : " ", print(one.schedule), 1e6 * solver().seconds(workload, target(), one.schedule),
+        shape.blocks, shape.threads, shape.cluster > 1 ? fmt::format(" in clusters of {}", shape.cluster) : "",
+        one.facts.registers, one.facts.spill_bytes, shape.shared_bytes + one.facts.static_shared_bytes);
+  }
+  for (const PassedOver& passed : passed_over()) out += fmt::format("not {}: {}\n", passed.solver, passed.why);
+  return out;
+}
+
+void Plan::pack(const Pack& call, Stream stream) const {
+  if (call.w == nullptr || call.packed == nullptr)
+    throw Error(Exit::usage, "pack", "a pointer is null", "the weights and the packed buffer");
+  const Current current(state_->machine->context);
+  state_->check_stream(stream);
+  for (const Image& image : state_->images) {
+    Pack one = call;
+    one.packed = static_cast<char*>(call.packed) + image.offset;
+    launch(image.pack, solver().pack_launch(problem(), image.schedule), &one, stream);
+  }
+}
+
+void Plan::run(const Call& call, Stream stream) const {
+  run(choose({.batch = call.batch, .length = call.length}), call, stream);
+}
+
+void Plan::run(std::size_t index, const Call& call, Stream stream) const {
+  const Extent extent{.batch = call.batch, .length = call.length};
+  require_valid(problem(), extent);
+  if (const std::int64_t due = out_length(problem(), extent.length); call.out_length != due)
+    throw Error(Exit::usage, "run", fmt::format("an output length of {} is given", call.out_length),
+                fmt::format("{} inputs make {}", extent.length, due));
+  if (extent.batch == 0) return;
+  if (call.x == nullptr || call.w == nullptr || call.y == nullptr)
+    throw Error(Exit::usage, "run", "a pointer is null", "x, the packed weights and y");
+  if (problem().bias != (call.bias != nullptr))
+    throw Error(Exit::usage, "run", problem().bias ? "the bias is null" : "a bias is given",
+                problem().bias ? "the plan's problem has a bias" : "the plan's problem has none");
+  const Loaded& one = state_->loaded.at(index);
+  Call own = call;
+  own.w = static_cast<const char*>(call.w) + one.image;
+  const Current current(state_->machine->context);
+  state_->check_stream(stream);
+  launch(one.run, solver().launch({problem(), extent}, target(), one.schedule), &own, stream);
+}
+
+std::string print(const Schedule& s) {
+  return fmt::format("positions {} rows {} stages {} weight_stages {} warpgroups {} splits {}", s.positions, s.rows,
+                     s.stages, s.weight_stages, s.warpgroups, s.splits);
+}
+
+}  // namespace tconv::cuda
