@@ -1,0 +1,26 @@
+// What the sources of kernels/direct.cuh and kernels/depthwise.cuh share: the layer as text.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "problem/problem.hpp"
+
+namespace tconv::cuda {
+
+// The members of `struct Layer` that follow from the problem; C_IN and C_OUT are of one group.
+[[nodiscard]] std::string layer_constants(const Problem& problem);
+
+// Why the constants do not fit the kernels' int, if they do not.
+[[nodiscard]] std::optional<std::string> too_large_for_int(const Problem& problem);
+
+// Of the type that sums run in: double for f64, else four bytes.
+[[nodiscard]] int bytes_per_sum(Arithmetic arithmetic);
+
+[[nodiscard]] constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Positions q that a call's outputs touch; 0 where it has none.
+[[nodiscard]] std::int64_t positions(const Workload& workload);
+
+}  // namespace tconv::cuda
