@@ -4,6 +4,7 @@
 #pragma once
 
 #include "call.h"
+#include "copy.cuh"
 #include "element.cuh"
 #include "phases.cuh"
 
@@ -64,21 +65,41 @@ __device__ __forceinline__ void depthwise_tile(const Call& call, long long image
   Storage* const y_row = static_cast<Storage*>(call.y) + image * call.y_stride_b + channel * call.y_stride_c;
   const Sum bias = call.bias ? Element<Storage>::widen(static_cast<const Storage*>(call.bias)[channel]) : Sum(0);
 
-  const auto x_of = [&](long long i) {
-    return i >= 0 && i < call.length ? Element<Storage>::widen(x_row[i * call.x_stride_t]) : Sum(0);
-  };
-  if constexpr (Tile::X_SHARED) {
-#pragma unroll 8
-    for (int e = thread; e < Tile::WINDOW; e += Layer::THREADS) shared.x[e] = x_of(position - Tile::SPAN + e);
-  }
   if constexpr (Tile::W_SHARED) {
-    for (int e = thread; e < Layer::K; e += Layer::THREADS) shared.w[e] = w_row[e];
+    const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared.w));
+#pragma unroll 1
+    for (int e = thread; e < Layer::K; e += Layer::THREADS) {
+      copy_async<sizeof(Sum)>(to + e * static_cast<int>(sizeof(Sum)), w_row + e, true);
+    }
   }
+  if constexpr (Tile::X_SHARED) {
+    const long long first = position - Tile::SPAN;
+    const int begin = static_cast<int>(smaller(larger(0, -first), Tile::WINDOW));
+    const int end = static_cast<int>(larger(smaller(Tile::WINDOW, call.length - first), 0));
+    const Storage* from = x_row + (first + thread) * call.x_stride_t;
+    constexpr int BATCH = 8;  // loads in flight before the first is waited for
+    for (int base = thread; base < Tile::WINDOW; base += BATCH * Layer::THREADS) {
+      Storage batch[BATCH] = {};
+#pragma unroll
+      for (int i = 0; i < BATCH; ++i) {
+        const int e = base + i * Layer::THREADS;
+        if (e >= begin && e < end) batch[i] = *from;
+        from += Layer::THREADS * call.x_stride_t;
+      }
+#pragma unroll
+      for (int i = 0; i < BATCH; ++i) {
+        const int e = base + i * Layer::THREADS;
+        if (e < Tile::WINDOW) shared.x[e] = Element<Storage>::widen(batch[i]);
+      }
+    }
+  }
+  wait_copies();
   __syncthreads();
   // By position within the tile, and by tap.
   const auto x_at = [&](int q, int behind) {
     if constexpr (Tile::X_SHARED) return shared.x[q + Tile::SPAN - behind];
-    return x_of(position + q - behind);
+    const long long i = position + q - behind;
+    return i >= 0 && i < call.length ? Element<Storage>::widen(x_row[i * call.x_stride_t]) : Sum(0);
   };
   const auto w_at = [&](int k) {
     if constexpr (Tile::W_SHARED) return shared.w[k];
@@ -124,7 +145,7 @@ __device__ __forceinline__ void depthwise_tile(const Call& call, long long image
     const int begin = skew + static_cast<int>(larger(0, -t0));
     const int end = skew + static_cast<int>(smaller(Tile::POSITIONS * Layer::STRIDE, call.out_length - t0));
     Storage* const y = y_row + (t0 - skew);
-#pragma unroll 2
+#pragma unroll 1
     for (int e = begin / Tile::VECTOR * Tile::VECTOR + thread * Tile::VECTOR; e < end;
          e += Layer::THREADS * Tile::VECTOR) {
       if (e >= begin && e + Tile::VECTOR <= end) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "call.h"
+#include "copy.cuh"
 #include "element.cuh"
 #include "phases.cuh"
 
@@ -52,7 +53,9 @@ struct DirectTile {
   static constexpr int STAGE = W_ELEMENTS + X_ELEMENTS;
 
   // The epilogue passes through the same memory, some of each thread's positions at a time.
-  static constexpr int pass_elements(int positions) { return Layer::ROWS * (positions * THREADS_X + 1); }
+  __host__ __device__ static constexpr int pass_elements(int positions) {
+    return Layer::ROWS * (positions * THREADS_X + 1);
+  }
   static constexpr int PASS = pass_elements(TN) <= 2 * STAGE                      ? TN
                               : TN % 2 == 0 && pass_elements(TN / 2) <= 2 * STAGE ? TN / 2
                               : TN % 4 == 0 && pass_elements(TN / 4) <= 2 * STAGE ? TN / 4
@@ -60,20 +63,6 @@ struct DirectTile {
   static constexpr int ELEMENTS = 2 * STAGE > pass_elements(PASS) ? 2 * STAGE : pass_elements(PASS);
   static_assert(ELEMENTS * sizeof(Sum) <= (48 << 10), "static shared memory ends at 48 KiB");
 };
-
-// Copies Bytes from global to shared memory without a register, or zeros where there is nothing to read.
-template <int Bytes>
-__device__ __forceinline__ void copy_async(unsigned to, const void* from, bool present) {
-  const int bytes = present ? Bytes : 0;
-  if constexpr (Bytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
-  } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(Bytes), "r"(bytes)
-                 : "memory");
-  }
-}
-
-__device__ __forceinline__ void wait_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // Where a block's tile lies.
 struct DirectPlace {
