@@ -1,0 +1,600 @@
+// Implicit GEMM for sm_90: positions x (C_out x live phases), summed over (taps x C_in).
+//
+// PyTorch keeps time contiguous, wgmma wants channels contiguous. The producers transpose x on its way into shared
+// memory, once for a tile: row q holds a chunk of channels of position q, swizzled. A tap then is nothing but another first
+// row, so all taps and all phases multiply from that one copy. The weights were packed in the very bytes of shared
+// memory, and a bulk copy brings each (chunk, tap) of them.
+//
+// Warps: 4 a consumer group (wgmma and the epilogue), producers of x, one producer of w. Blocks are persistent.
+//
+// Layer:    C_IN, C_OUT (of one group), GROUPS, K, STRIDE, PADDING, GAP, LIVE, STEP, TAPS, JUMP, BIAS, Storage. Tap number t
+//           of every phase reads x[position - t * JUMP]; see src/cuda/layer.hpp.
+// Schedule: ROWS (wgmma's N, rows of a tile), TILES (64 positions each, of one consumer group), CONSUMERS, PRODUCERS
+//           (warps), X_STAGES, W_STAGES.
+#pragma once
+
+#include "call.h"
+#include "ptx.cuh"
+#include "wgmma.cuh"
+
+namespace tconv {
+
+// How a data type is stored, multiplied and rounded. TERMS 3: value = hi + lo, both TF32; hi*hi + hi*lo + lo*hi.
+struct AsTf32 {
+  using Element = float;
+  static constexpr ptx::Operand OPERAND = ptx::Operand::tf32;
+  static constexpr int TERMS = 1;
+};
+struct AsF32 {
+  using Element = float;
+  static constexpr ptx::Operand OPERAND = ptx::Operand::tf32;
+  static constexpr int TERMS = 3;
+};
+struct AsF16 {
+  using Element = unsigned short;
+  static constexpr ptx::Operand OPERAND = ptx::Operand::f16;
+  static constexpr int TERMS = 1;
+  __device__ static float load(Element e) { return ptx::from_f16(e); }
+  __device__ static Element round(float v) { return ptx::to_f16(v); }
+};
+struct AsBf16 {
+  using Element = unsigned short;
+  static constexpr ptx::Operand OPERAND = ptx::Operand::bf16;
+  static constexpr int TERMS = 1;
+  __device__ static float load(Element e) { return ptx::from_bf16(e); }
+  __device__ static Element round(float v) { return ptx::to_bf16(v); }
+};
+
+template <class Layer, class Schedule>
+struct GemmSm90 {
+  using Storage = typename Layer::Storage;
+  using Element = typename Storage::Element;
+
+  // --- the shape of a tile ----------------------------------------------------------------------
+
+  static constexpr int SIZE = sizeof(Element);
+  static constexpr int STEP = 32 / SIZE;  // channels of one wgmma: 32 bytes
+  static constexpr int STEPS_ALL = (Layer::C_IN + STEP - 1) / STEP;
+  static constexpr int ROW_BYTES = STEPS_ALL == 1 ? 32 : STEPS_ALL == 2 ? 64 : 128;
+  static constexpr int CHUNK = ROW_BYTES / SIZE;  // channels of one row in shared memory
+  static constexpr int CHUNKS = (Layer::C_IN + CHUNK - 1) / CHUNK;
+  static constexpr int STEPS = ROW_BYTES / 32;
+  static constexpr int LAST_STEPS = STEPS_ALL - (CHUNKS - 1) * STEPS;
+  static constexpr int PLANES = Storage::TERMS == 3 ? 2 : 1;  // hi and lo
+
+  static constexpr int CONSUMERS = Schedule::CONSUMERS;
+  static constexpr int GROUP_POSITIONS = 64 * Schedule::TILES;
+  static constexpr int POSITIONS = GROUP_POSITIONS * CONSUMERS;
+  static constexpr int SPAN = (Layer::TAPS - 1) * Layer::JUMP;  // positions before the tile that it reads
+  static constexpr int X_ROWS = POSITIONS + SPAN;
+  static constexpr int X_PLANE = (X_ROWS * ROW_BYTES + 1023) / 1024 * 1024;
+  static constexpr int X_BYTES = X_PLANE * PLANES;
+
+  // Rows of a tile: whole channels with all their live phases, or some of the phases of one channel.
+  static constexpr int ROWS = Schedule::ROWS;
+  static constexpr bool WHOLE = Layer::LIVE <= ROWS;
+  static constexpr int TILE_CHANNELS = WHOLE ? ROWS / Layer::LIVE : 1;
+  static constexpr int TILE_PHASES = WHOLE ? Layer::LIVE : ROWS;
+  static constexpr int PHASE_TILES = (Layer::LIVE + TILE_PHASES - 1) / TILE_PHASES;
+  static constexpr int ROW_TILES = (Layer::C_OUT + TILE_CHANNELS - 1) / TILE_CHANNELS * PHASE_TILES;
+  static constexpr int W_PLANE = ROWS * ROW_BYTES;
+  static constexpr int W_BYTES = W_PLANE * PLANES;
+  static constexpr int W_ENTRIES = CHUNKS * Layer::TAPS;  // of a row tile
+  // All weights stay in shared memory when a block never needs others.
+  static constexpr bool RESIDENT = ROW_TILES == 1 && Layer::GROUPS == 1 && W_ENTRIES <= Schedule::W_STAGES;
+  static constexpr int W_STAGES = RESIDENT ? W_ENTRIES : Schedule::W_STAGES;
+  static constexpr int X_STAGES = Schedule::X_STAGES;
+
+  // Output of a consumer group: a segment of samples for each channel (WHOLE), or for each position. Long segments are what
+  // DRAM writes fastest, so all positions at once, and a part of the channels at a time where shared memory is short.
+  static constexpr int VECTOR = 16 / SIZE;  // samples of a 16-byte store
+  static constexpr int SEGMENT = WHOLE ? GROUP_POSITIONS * Layer::STRIDE : TILE_PHASES * Layer::GAP;
+  static constexpr int PITCH = (SEGMENT + VECTOR - 1) / VECTOR * VECTOR + VECTOR;  // room for a row's own start
+  static constexpr int GRANULES = PITCH / VECTOR;
+  static constexpr int parts_from(int parts) {
+    const bool splits = WHOLE && TILE_CHANNELS * Layer::LIVE == ROWS && ROWS % (16 * parts) == 0 &&
+                        TILE_CHANNELS % (2 * parts) == 0;
+    return splits && TILE_CHANNELS / parts * PITCH * SIZE > 20 * 1024 ? parts_from(2 * parts) : parts;
+  }
+  static constexpr int PARTS = parts_from(1);
+  static constexpr int PART_CHANNELS = TILE_CHANNELS / PARTS;
+  static constexpr int SEGMENTS = WHOLE ? PART_CHANNELS : GROUP_POSITIONS;
+  static constexpr int OUT_BYTES = SEGMENTS * PITCH * SIZE;
+
+  static constexpr int X_AT = 0;
+  static constexpr int W_AT = X_AT + X_STAGES * X_BYTES;
+  static constexpr int OUT_AT = (W_AT + W_STAGES * W_BYTES + 127) / 128 * 128;
+  static constexpr int BARRIERS_AT = OUT_AT + (CONSUMERS * OUT_BYTES + 127) / 128 * 128;
+  static constexpr int SHARED_BYTES = BARRIERS_AT + 8 * 2 * (X_STAGES + W_STAGES) + 1024;  // and room to align
+
+  static constexpr int PRODUCERS = Schedule::PRODUCERS;  // warps
+  // More accumulators than an even share of the registers holds: producers give some of theirs up. Registers move between
+  // whole groups of four warps, so the warp that brings w stands for a group.
+  static constexpr bool MOVE_REGISTERS = Schedule::TILES * ROWS > 128;
+  static constexpr int W_WARPS = MOVE_REGISTERS ? 4 : 1;
+  static constexpr int THREADS = 128 * CONSUMERS + 32 * PRODUCERS + 32 * W_WARPS;
+
+  static constexpr int BLOCKS_PER_SM = SHARED_BYTES <= 113 * 1024 && THREADS <= 384 && Schedule::TILES * ROWS <= 128 ? 2 : 1;
+
+  static_assert(ROWS % 8 == 0 && W_PLANE % 256 == 0, "a swizzle repeats every 8 rows");
+  static_assert(W_PLANE % 1024 == 0 || ROW_BYTES < 128, "a 128-byte swizzle repeats every 1024 bytes");
+  static_assert(!MOVE_REGISTERS || (CONSUMERS == 2 && PRODUCERS == 8), "256 x 160 + 256 x 64 + 128 x 24 registers are within the 640 x 96 of the launch");
+  static_assert(Schedule::TILES * ROWS <= 256, "accumulators: half as many registers a thread");
+
+  unsigned shared;  // aligned to 1024 bytes
+  const Call& call;
+  long long first_position;
+  long long position_tiles;
+  long long tiles;
+
+  __device__ explicit GemmSm90(const Call& c, unsigned base) : shared((base + 1023) & ~1023u), call(c) {
+    first_position = Layer::PADDING / Layer::STRIDE;
+    const long long last = (call.out_length - 1 + Layer::PADDING) / Layer::STRIDE;
+    position_tiles = (last - first_position + POSITIONS) / POSITIONS;
+    tiles = position_tiles * call.batch * (Layer::GROUPS * ROW_TILES);
+  }
+
+  __device__ unsigned x_full(int s) const { return shared + BARRIERS_AT + 8 * s; }
+  __device__ unsigned x_empty(int s) const { return x_full(X_STAGES + s); }
+  __device__ unsigned w_full(int s) const { return x_full(2 * X_STAGES + s); }
+  __device__ unsigned w_empty(int s) const { return x_full(2 * X_STAGES + W_STAGES + s); }
+
+  struct Tile {
+    int row_tile, group;
+    long long image, position;  // of its first output
+  };
+  // Row tiles of the same positions are neighbours: x comes from DRAM once.
+  __device__ Tile tile_at(long long index) const {
+    Tile t;
+    if (ROW_TILES * Layer::GROUPS == 1) {
+      t.row_tile = t.group = 0;
+    } else {
+      const int inner = static_cast<int>(index % (ROW_TILES * Layer::GROUPS));
+      index /= ROW_TILES * Layer::GROUPS;
+      t.row_tile = inner % ROW_TILES;
+      t.group = inner / ROW_TILES;
+    }
+    t.image = index / position_tiles;
+    t.position = first_position + (index - t.image * position_tiles) * POSITIONS;
+    return t;
+  }
+
+  struct Ring {
+    int slot = 0;
+    unsigned parity = 0;
+    template <int STAGES>
+    __device__ void next() {
+      if (++slot == STAGES) slot = 0, parity ^= 1;
+    }
+  };
+
+  // --- producers --------------------------------------------------------------------------------
+
+  static constexpr int UNIT = 16 / SIZE;  // channels of 16 bytes
+  static constexpr int PRODUCER_THREADS = 32 * PRODUCERS;
+  // Rows that all producers load side by side, one a thread; what is left is dealt out unit by unit.
+  static constexpr int PASSES = X_ROWS / PRODUCER_THREADS;
+  static constexpr int REST_ROW = PASSES * PRODUCER_THREADS;
+  static constexpr int REST = X_ROWS - REST_ROW;
+  static constexpr int BATCH = 32 / UNIT;  // units in flight of a thread: 32 loads
+
+  __device__ static unsigned swizzled(unsigned offset) {
+    return offset ^ (((offset >> 7) & (ROW_BYTES / 16 - 1)) << 4);
+  }
+
+  struct Source {
+    const Element* start;  // of the first row and channel of this chunk; never read where i is outside of x
+    long long i;           // index into x of the first row
+    int channels;          // of this chunk that exist
+  };
+
+  __device__ void load_unit(const Source& from, int row, int column, bool wanted, Element (&values)[UNIT]) const {
+    const long long i = from.i + row;
+    const bool inside = wanted && i >= 0 && i < call.length;
+    const Element* p = from.start + row * call.x_stride_t + column * UNIT * call.x_stride_c;
+#pragma unroll
+    for (int e = 0; e < UNIT; ++e) {
+      const bool real = inside && (Layer::C_IN % CHUNK == 0 || column * UNIT + e < from.channels);
+      values[e] = real ? *p : Element(0);
+      p += call.x_stride_c;
+    }
+  }
+
+  __device__ static void store_unit(unsigned stage, int row, int column, const Element (&values)[UNIT]) {
+    const unsigned to = stage + swizzled(row * ROW_BYTES + column * 16);
+    unsigned word[4];
+    if constexpr (SIZE == 4) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) word[e] = ptx::to_tf32(values[e]);
+    } else {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) word[e] = values[2 * e] | (static_cast<unsigned>(values[2 * e + 1]) << 16);
+    }
+    ptx::store_shared(to, word[0], word[1], word[2], word[3]);
+    if constexpr (PLANES == 2) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) word[e] = low_part(values[e], word[e]);
+      ptx::store_shared(to + X_PLANE, word[0], word[1], word[2], word[3]);
+    }
+  }
+
+  template <int UNITS>  // 16-byte columns of this chunk
+  __device__ void produce_chunk(const Source& from, unsigned stage, int thread) const {
+    constexpr int ROUNDS = (REST * UNITS + PRODUCER_THREADS - 1) / PRODUCER_THREADS;
+    constexpr int HELD = ROUNDS < 2 ? ROUNDS : 2;  // of the rest, loaded first and stored last
+    Element held[HELD == 0 ? 1 : HELD][UNIT];
+#pragma unroll
+    for (int r = 0; r < HELD; ++r) {
+      const int unit = thread + r * PRODUCER_THREADS;
+      load_unit(from, REST_ROW + unit % (REST + (REST == 0)), unit / (REST + (REST == 0)), unit < REST * UNITS, held[r]);
+    }
+#pragma unroll 1
+    for (int pass = 0; pass < PASSES; ++pass) {
+      const int row = pass * PRODUCER_THREADS + thread;
+#pragma unroll
+      for (int column = 0; column < UNITS; column += BATCH) {
+        Element values[BATCH][UNIT];
+#pragma unroll
+        for (int b = 0; b < BATCH && column + b < UNITS; ++b) load_unit(from, row, column + b, true, values[b]);
+#pragma unroll
+        for (int b = 0; b < BATCH && column + b < UNITS; ++b) store_unit(stage, row, column + b, values[b]);
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < HELD; ++r) {
+      const int unit = thread + r * PRODUCER_THREADS;
+      if (unit < REST * UNITS) store_unit(stage, REST_ROW + unit % (REST + (REST == 0)), unit / (REST + (REST == 0)), held[r]);
+    }
+    constexpr int FLAT = 4;
+#pragma unroll 1
+    for (int unit0 = thread + HELD * PRODUCER_THREADS; unit0 < REST * UNITS; unit0 += FLAT * PRODUCER_THREADS) {
+      Element values[FLAT][UNIT];
+#pragma unroll
+      for (int b = 0; b < FLAT; ++b) {
+        const int unit = unit0 + b * PRODUCER_THREADS;
+        load_unit(from, REST_ROW + unit % (REST + (REST == 0)), unit / (REST + (REST == 0)), unit < REST * UNITS, values[b]);
+      }
+#pragma unroll
+      for (int b = 0; b < FLAT; ++b) {
+        const int unit = unit0 + b * PRODUCER_THREADS;
+        if (unit < REST * UNITS) store_unit(stage, REST_ROW + unit % (REST + (REST == 0)), unit / (REST + (REST == 0)), values[b]);
+      }
+    }
+  }
+
+  // value - hi in TF32; nothing where hi is infinite or NaN.
+  __device__ static unsigned low_part(float value, unsigned hi) {
+    return (hi & 0x7F800000) == 0x7F800000 ? 0u : ptx::to_tf32(value - __uint_as_float(hi));
+  }
+
+  __device__ void produce_x(int thread) const {
+    Ring ring;
+    for (long long index = blockIdx.x; index < tiles; index += gridDim.x) {
+      const Tile tile = tile_at(index);
+      for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+        ptx::mbarrier_wait(x_empty(ring.slot), ring.parity ^ 1);
+        const unsigned stage = shared + X_AT + ring.slot * X_BYTES;
+        Source from;
+        from.i = tile.position - SPAN;
+        from.channels = Layer::C_IN - chunk * CHUNK;
+        from.start = static_cast<const Element*>(call.x) + tile.image * call.x_stride_b + from.i * call.x_stride_t +
+                     (static_cast<long long>(tile.group) * Layer::C_IN + chunk * CHUNK) * call.x_stride_c;
+        if (LAST_STEPS == STEPS || chunk < CHUNKS - 1)
+          produce_chunk<STEPS * 2>(from, stage, thread);
+        else
+          produce_chunk<LAST_STEPS * 2>(from, stage, thread);
+        ptx::fence_async_shared();
+        __syncwarp();
+        if (thread % 32 == 0) ptx::mbarrier_arrive(x_full(ring.slot));
+        ring.template next<X_STAGES>();
+      }
+    }
+  }
+
+  // One thread.
+  __device__ void produce_w() const {
+    Ring ring;
+    for (long long index = blockIdx.x; index < tiles; index += gridDim.x) {
+      const Tile tile = tile_at(index);
+      const char* from = static_cast<const char*>(call.w) +
+                         (static_cast<long long>(tile.group) * ROW_TILES + tile.row_tile) * (W_ENTRIES * W_BYTES);
+      for (int entry = 0; entry < W_ENTRIES; ++entry) {
+        ptx::mbarrier_wait(w_empty(ring.slot), ring.parity ^ 1);
+        ptx::mbarrier_arrive_expect(w_full(ring.slot), W_BYTES);
+        ptx::bulk_load(shared + W_AT + ring.slot * W_BYTES, from + entry * W_BYTES, W_BYTES, w_full(ring.slot));
+        ring.template next<W_STAGES>();
+      }
+      if (RESIDENT) break;
+    }
+  }
+
+  // --- consumers --------------------------------------------------------------------------------
+
+  using Accumulators = float[Schedule::TILES][ROWS / 2];
+
+  // One (chunk, tap): STEPS_NOW products for each tile and term.
+  template <int STEPS_NOW>
+  __device__ static void multiply(Accumulators& acc, unsigned x, unsigned w, bool& first) {
+    using Instruction = ptx::Wgmma<Storage::OPERAND, ROWS>;
+#pragma unroll
+    for (int t = 0; t < Schedule::TILES; ++t) {
+#pragma unroll
+      for (int term = Storage::TERMS - 1; term >= 0; --term) {
+        // Small terms first: they would be cut off against a large sum.
+        const unsigned a = x + t * 64 * ROW_BYTES + (term == 1 ? X_PLANE : 0);
+        const unsigned b = w + (term == 2 ? W_PLANE : 0);
+#pragma unroll
+        for (int s = 0; s < STEPS_NOW; ++s)
+          Instruction::issue(acc[t], ptx::matrix_descriptor<ROW_BYTES>(a + s * 32),
+                             ptx::matrix_descriptor<ROW_BYTES>(b + s * 32),
+                             !(first && s == 0 && term == Storage::TERMS - 1));
+      }
+    }
+    first = false;
+  }
+
+  __device__ void consume(int group, int thread) const {
+    Ring x_ring, w_ring;
+    Accumulators acc;
+    for (long long index = blockIdx.x; index < tiles; index += gridDim.x) {
+      const Tile tile = tile_at(index);
+      bool first = true;
+      int x_held = -1, w_held = -1;  // slots that products still in flight read
+      for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+        ptx::mbarrier_wait(x_full(x_ring.slot), x_ring.parity);
+        const unsigned x = shared + X_AT + x_ring.slot * X_BYTES + group * GROUP_POSITIONS * ROW_BYTES;
+#pragma unroll 1
+        for (int tap = 0; tap < Layer::TAPS; ++tap) {
+          if (!RESIDENT || index == blockIdx.x) ptx::mbarrier_wait(w_full(w_ring.slot), w_ring.parity);
+          const unsigned w = shared + W_AT + w_ring.slot * W_BYTES;
+          const unsigned x_tap = x + (SPAN - tap * Layer::JUMP) * ROW_BYTES;
+          ptx::wgmma_fence();
+          if (LAST_STEPS == STEPS || chunk < CHUNKS - 1)
+            multiply<STEPS>(acc, x_tap, w, first);
+          else
+            multiply<LAST_STEPS>(acc, x_tap, w, first);
+          ptx::wgmma_commit();
+          // With one stage of x, the next chunk cannot come before this one is released.
+          if (X_STAGES == 1 && tap == Layer::TAPS - 1)
+            ptx::wgmma_wait<0>();
+          else
+            ptx::wgmma_wait<1>();
+          if (thread == 0) {
+            if (!RESIDENT && w_held >= 0) ptx::mbarrier_arrive(w_empty(w_held));
+            if (x_held >= 0) ptx::mbarrier_arrive(x_empty(x_held));
+          }
+          w_held = w_ring.slot;
+          x_held = tap == Layer::TAPS - 1 ? x_ring.slot : -1;
+          if (X_STAGES == 1 && x_held >= 0) {
+            if (thread == 0) ptx::mbarrier_arrive(x_empty(x_held));
+            x_held = -1;
+          }
+          w_ring.template next<W_STAGES>();
+        }
+        x_ring.template next<X_STAGES>();
+      }
+      ptx::wgmma_wait<0>();
+      if (thread == 0) {
+        if (!RESIDENT) ptx::mbarrier_arrive(w_empty(w_held));
+        if (x_held >= 0) ptx::mbarrier_arrive(x_empty(x_held));
+      }
+      store(acc, tile, group, thread);
+    }
+  }
+
+  // --- epilogue ---------------------------------------------------------------------------------
+
+  // Where segment `segment` of the 64 positions from `position` starts: sample and address.
+  __device__ Element* segment_start(const Tile& tile, long long position, int segment, long long& time) const {
+    const int channel_tile = WHOLE ? tile.row_tile : tile.row_tile / PHASE_TILES;
+    const int phase = WHOLE ? 0 : tile.row_tile % PHASE_TILES * TILE_PHASES;
+    const long long channel =
+        static_cast<long long>(tile.group) * Layer::C_OUT + channel_tile * TILE_CHANNELS + (WHOLE ? segment : 0);
+    time = (position + (WHOLE ? 0 : segment)) * Layer::STRIDE + phase * Layer::GAP - Layer::PADDING;
+    return static_cast<Element*>(call.y) + tile.image * call.y_stride_b + channel * call.y_stride_c + time;
+  }
+  __device__ static int misalignment(const Element* address) {
+    return static_cast<int>(reinterpret_cast<unsigned long long>(address) / SIZE % VECTOR);
+  }
+
+  __device__ void store(const Accumulators& acc, const Tile& tile, int group, int thread) const {
+    char* const out = shared_pointer(OUT_AT + group * OUT_BYTES);
+    Element* const buffer = reinterpret_cast<Element*>(out);
+    const int warp = thread / 32, lane = thread % 32;
+    const int channel_tile = WHOLE ? tile.row_tile : tile.row_tile / PHASE_TILES;
+    const int channel0 = channel_tile * TILE_CHANNELS;
+    const int phase0 = WHOLE ? 0 : tile.row_tile % PHASE_TILES * TILE_PHASES;
+    const Element* const bias =
+        Layer::BIAS ? static_cast<const Element*>(call.bias) + tile.group * Layer::C_OUT + channel0 : nullptr;
+    const long long position = tile.position + group * GROUP_POSITIONS;
+    long long unused;
+    const int base = misalignment(segment_start(tile, position, 0, unused));
+    // Where one channel is one row, the eight rows of a block of registers start alike from block to block.
+    const int row0 = lane % 4 * 2;
+    const int shift0 = start_shift(base, row0), shift1 = start_shift(base, row0 + 1);
+#pragma unroll
+    for (int part = 0; part < PARTS; ++part) {
+      ptx::barrier(1 + group, 128);
+#pragma unroll
+      for (int j = part * (ROWS / 2 / PARTS); j < (part + 1) * (ROWS / 2 / PARTS); ++j) {
+        // Register j of wgmma's accumulator: column 8*(j/4) + 2*(lane%4) + j%2, row 16*warp + 8*(j/2%2) + lane/4.
+        const int row = j / 4 * 8 + row0 + j % 2;
+        const int channel = WHOLE ? row / Layer::LIVE : 0;
+        const int phase = WHOLE ? row % Layer::LIVE : row;
+        if ((TILE_CHANNELS * TILE_PHASES < ROWS && row >= TILE_CHANNELS * TILE_PHASES) ||
+            (Layer::C_OUT % TILE_CHANNELS != 0 && channel0 + channel >= Layer::C_OUT) ||
+            (Layer::LIVE % TILE_PHASES != 0 && phase0 + phase >= Layer::LIVE))
+          continue;
+        const float b = Layer::BIAS ? load(bias[channel]) : 0.0f;
+#pragma unroll
+        for (int t = 0; t < Schedule::TILES; ++t) {
+          const int q = t * 64 + warp * 16 + j / 2 % 2 * 8 + lane / 4;
+          const int shift = Layer::LIVE == 1 && WHOLE ? (j % 2 == 0 ? shift0 : shift1) : start_shift(base, WHOLE ? channel : q);
+          Element* const to = buffer + shift + phase * Layer::GAP +
+                              (WHOLE ? (channel - part * PART_CHANNELS) * PITCH + q * Layer::STRIDE : q * PITCH);
+          *to = round(acc[t][j] + b);
+          // Dead phases: the samples up to the next live one.
+#pragma unroll
+          for (int e = 1; e < Layer::GAP; ++e) to[e] = round(b);
+        }
+      }
+      ptx::barrier(1 + group, 128);
+      write_segments(buffer, tile, position, channel0, part * PART_CHANNELS, phase0, thread);
+    }
+  }
+
+  // A part of the segments, from shared memory to y: whole 16-byte granules, and one by one what is left at either end.
+  // `part0`: the channel of the tile that the first segment is. A thread serves every eighth segment, whose starts agree modulo 16 bytes, so it has one alignment for all of them.
+  __device__ void write_segments(const Element* buffer, const Tile& tile, long long position, int channel0,
+                                 int part0, int phase0, int thread) const {
+    constexpr int LANES = 16, STEP_SEGMENTS = 128 / LANES;
+    static_assert(STEP_SEGMENTS % VECTOR == 0, "eight segments further, the alignment is the same");
+    const int lane = thread % LANES, first = thread / LANES;
+    int segments = SEGMENTS;
+    if (WHOLE && Layer::C_OUT % TILE_CHANNELS != 0) {
+      const int rest = Layer::C_OUT - channel0 - part0;
+      segments = rest < segments ? rest : segments;
+    }
+    Span span = span_of(tile, position, part0 + first, phase0);
+    const Element* row = buffer + first * PITCH + span.shift;
+#pragma unroll 4
+    for (int segment = first; segment < segments; segment += STEP_SEGMENTS) {
+      if (!WHOLE) span = span_of(tile, position, segment, phase0);
+#pragma unroll
+      for (int granule = 0; granule < GRANULES - 1; granule += LANES) {
+        const int at = (granule + lane) * VECTOR + (VECTOR - span.shift) % VECTOR;
+        if (at >= span.low && at + VECTOR <= span.high)
+          *reinterpret_cast<uint4*>(span.to + at) = *reinterpret_cast<const uint4*>(row + at);
+      }
+      const int head = span.low + (VECTOR - (span.shift + span.low) % VECTOR) % VECTOR;
+      const int tail = span.high - (span.shift + span.high) % VECTOR;
+      // Lanes of the first half: before the first granule; of the second: after the last.
+      const int end = lane < LANES / 2 ? span.low + lane : (tail > head ? tail : head) + lane - LANES / 2;
+      if (end < (lane < LANES / 2 && head < span.high ? head : span.high)) span.to[end] = row[end];
+      row += STEP_SEGMENTS * PITCH;
+      if (WHOLE) span.to += STEP_SEGMENTS * call.y_stride_c;
+    }
+  }
+
+  // The part of a segment that is in y: samples [low, high) of those from `to`, which starts `shift` samples past 16 bytes.
+  struct Span {
+    Element* to;
+    int shift, low, high;
+  };
+  __device__ Span span_of(const Tile& tile, long long position, int segment, int phase0) const {
+    long long time;
+    Span span;
+    span.to = segment_start(tile, position, segment, time);
+    span.shift = misalignment(span.to);
+    int length = SEGMENT;
+    if (!WHOLE && Layer::LIVE % TILE_PHASES != 0) {
+      const int rest = (Layer::LIVE - phase0) * Layer::GAP;
+      length = rest < length ? rest : length;
+    }
+    const long long left = call.out_length - time;
+    span.low = time < 0 ? static_cast<int>(-time < length ? -time : length) : 0;
+    span.high = left < length ? static_cast<int>(left > span.low ? left : span.low) : length;
+    return span;
+  }
+
+  // The start of segment `segment` modulo 16 bytes, from that of segment 0: starts differ by a multiple of the pitch of y.
+  __device__ int start_shift(int base, int segment) const {
+    const unsigned step = WHOLE ? static_cast<unsigned>(call.y_stride_c) : static_cast<unsigned>(Layer::STRIDE);
+    return (base + segment * step) % VECTOR;
+  }
+
+  __device__ static float load(Element e) {
+    if constexpr (SIZE == 4) return e;
+    else return Storage::load(e);
+  }
+  __device__ static Element round(float v) {
+    if constexpr (SIZE == 4) return v;
+    else return Storage::round(v);
+  }
+  __device__ char* shared_pointer(int offset) const {
+    extern __shared__ char memory[];
+    return memory + (shared - ptx::shared_address(memory)) + offset;
+  }
+
+  // --- the block --------------------------------------------------------------------------------
+
+  __device__ static void run(const Call& call) {
+    extern __shared__ char memory[];
+    const GemmSm90 kernel(call, ptx::shared_address(memory));
+    if (threadIdx.x == 0) {
+      for (int s = 0; s < X_STAGES; ++s) {
+        ptx::mbarrier_init(kernel.x_full(s), PRODUCERS);
+        ptx::mbarrier_init(kernel.x_empty(s), CONSUMERS);
+      }
+      for (int s = 0; s < W_STAGES; ++s) {
+        ptx::mbarrier_init(kernel.w_full(s), 1);
+        ptx::mbarrier_init(kernel.w_empty(s), CONSUMERS);
+      }
+      ptx::mbarrier_init_fence();
+    }
+    __syncthreads();
+    const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
+    if (warp < 4 * CONSUMERS) {
+      if constexpr (MOVE_REGISTERS) ptx::registers_raise<160>();
+      kernel.consume(warp / 4, threadIdx.x % 128);
+    } else if (warp < 4 * CONSUMERS + PRODUCERS) {
+      if constexpr (MOVE_REGISTERS) ptx::registers_lower<64>();
+      kernel.produce_x(threadIdx.x - 128 * CONSUMERS);
+    } else {
+      if constexpr (MOVE_REGISTERS) ptx::registers_lower<24>();
+      if (threadIdx.x == 128 * CONSUMERS + 32 * PRODUCERS) kernel.produce_w();
+    }
+  }
+
+  // --- weights ----------------------------------------------------------------------------------
+
+  // packed[group][row tile][chunk][tap][plane][row][channel], rows swizzled; zero where a phase lacks the tap, a channel or a
+  // phase is past the last. One thread for 16 bytes of a plane.
+  static constexpr long long PACKED_BYTES = 1ll * Layer::GROUPS * ROW_TILES * W_ENTRIES * W_BYTES;
+  static constexpr long long PACK_UNITS = PACKED_BYTES / PLANES / 16;
+
+  __device__ static void pack(const Pack& call) {
+    const long long unit = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (unit >= PACK_UNITS) return;
+    constexpr int COLUMNS = ROW_BYTES / 16;
+    const int column = unit % COLUMNS;
+    const int row = unit / COLUMNS % ROWS;
+    const long long plane = unit / (COLUMNS * ROWS);
+    const int tap = plane % Layer::TAPS;
+    const int chunk = plane / Layer::TAPS % CHUNKS;
+    const int row_tile = plane / W_ENTRIES % ROW_TILES;
+    const int group = plane / W_ENTRIES / ROW_TILES;
+    const int channel = (WHOLE ? row_tile : row_tile / PHASE_TILES) * TILE_CHANNELS + (WHOLE ? row / Layer::LIVE : 0);
+    const int phase = WHOLE ? row % Layer::LIVE : row_tile % PHASE_TILES * TILE_PHASES + row;
+    const bool real_row = channel < Layer::C_OUT && phase < Layer::LIVE && row < TILE_CHANNELS * TILE_PHASES;
+    // The kernel index of this tap of the phase, where the phase has it.
+    const int reach = phase + tap * (Layer::JUMP * Layer::LIVE);
+    const int k = reach % Layer::STEP == 0 ? reach / Layer::STEP : Layer::K;
+    const Element* const w = static_cast<const Element*>(call.w);
+    unsigned short half[8];
+    unsigned hi[4], lo[4];
+#pragma unroll
+    for (int e = 0; e < UNIT; ++e) {
+      const int c = chunk * CHUNK + column * UNIT + e;
+      Element value = 0;
+      if (real_row && k < Layer::K && c < Layer::C_IN)
+        value = w[(static_cast<long long>(group) * Layer::C_IN + c) * call.stride_in + channel * call.stride_out +
+                  k * call.stride_k];
+      if constexpr (SIZE == 4) {
+        hi[e] = ptx::to_tf32(value);
+        lo[e] = low_part(value, hi[e]);
+      } else {
+        half[e] = value;
+      }
+    }
+    if constexpr (SIZE == 2) {
+      for (int e = 0; e < 4; ++e) hi[e] = half[2 * e] | (static_cast<unsigned>(half[2 * e + 1]) << 16);
+    }
+    uint4* const to =
+        reinterpret_cast<uint4*>(static_cast<char*>(call.packed) + plane * W_BYTES + swizzled(row * ROW_BYTES + column * 16));
+    *to = make_uint4(hi[0], hi[1], hi[2], hi[3]);
+    if constexpr (PLANES == 2) to[W_PLANE / 16] = make_uint4(lo[0], lo[1], lo[2], lo[3]);
+  }
+};
+
+}  // namespace tconv

@@ -1,0 +1,225 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "cuda/layer.hpp"
+#include "cuda/solver.hpp"
+#include "problem/phases.hpp"
+
+namespace tconv::cuda {
+namespace {
+
+// Figures of kernels/gemm_sm90.cuh's GemmSm90, by the same formulas; the kernel asserts the sizes it is launched with.
+struct Shape {
+  std::int64_t c_in = 0, c_out = 0, groups = 0;  // channels of one group
+  std::int64_t live = 0, gap = 0, taps = 0, jump = 0;
+  int element_bytes = 0, planes = 1, terms = 1;
+  std::int64_t row_bytes = 0, chunk = 0, chunks = 0, steps = 0;
+
+  explicit Shape(const Problem& p)
+      : c_in(p.c_in / p.groups),
+        c_out(p.c_out / p.groups),
+        groups(p.groups),
+        element_bytes(bytes_per_element(p.arithmetic)) {
+    const Phases phases(p);
+    gap = phases.gcd();
+    live = p.stride / gap;
+    // One phase: its own taps. Several: every offset of the window, which is what they need where the dilation is 1; the
+    // weights of a phase that lacks one are zero.
+    taps = live == 1 ? p.kernel : -phases.min_offset() + 1;
+    jump = live == 1 ? p.dilation / gap : 1;
+    if (p.arithmetic == Arithmetic::f32) planes = 2, terms = 3;
+    const std::int64_t step = 32 / element_bytes;
+    steps = ceil_div(c_in, step);
+    row_bytes = steps == 1 ? 32 : steps == 2 ? 64 : 128;
+    chunk = row_bytes / element_bytes;
+    chunks = ceil_div(c_in, chunk);
+  }
+  [[nodiscard]] std::int64_t rows() const { return c_out * live; }
+  [[nodiscard]] std::int64_t tile_channels(const Schedule& s) const { return live <= s.rows ? s.rows / live : 1; }
+  [[nodiscard]] std::int64_t row_tiles(const Schedule& s) const {
+    return live <= s.rows ? ceil_div(c_out, tile_channels(s)) : c_out * ceil_div(live, s.rows);
+  }
+  [[nodiscard]] std::int64_t weight_bytes(const Schedule& s) const { return s.rows * row_bytes * planes; }
+  [[nodiscard]] std::int64_t weight_entries() const { return chunks * taps; }
+};
+
+bool moves_registers(const Schedule& s) { return s.positions / s.warpgroups / 64 * s.rows > 128; }
+int producers(const Schedule& s) { return s.warpgroups == 2 ? 8 : 4; }
+int threads(const Schedule& s) { return 128 * s.warpgroups + 32 * producers(s) + (moves_registers(s) ? 128 : 32); }
+
+std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
+  const Shape shape(p);
+  const std::int64_t group_positions = s.positions / s.warpgroups;
+  const bool whole = shape.live <= s.rows;
+  const std::int64_t x_rows = s.positions + (shape.taps - 1) * shape.jump;
+  const std::int64_t x_bytes = ceil_div(x_rows * shape.row_bytes, 1024) * 1024 * shape.planes;
+  const std::int64_t vector = 16 / shape.element_bytes;
+  const std::int64_t channels = shape.tile_channels(s);
+  const std::int64_t segment = whole ? group_positions * p.stride : s.rows * shape.gap;
+  const std::int64_t pitch = ceil_div(segment, vector) * vector + vector;
+  std::int64_t parts = 1;
+  while (whole && channels * shape.live == s.rows && s.rows % (16 * parts) == 0 && channels % (2 * parts) == 0 &&
+         channels / parts * pitch * shape.element_bytes > 20 * 1024)
+    parts *= 2;
+  const std::int64_t segments = whole ? channels / parts : group_positions;
+  const std::int64_t out_bytes = segments * pitch * shape.element_bytes;
+  const std::int64_t w_stages =
+      shape.row_tiles(s) == 1 && shape.groups == 1 ? std::min<std::int64_t>(s.weight_stages, shape.weight_entries())
+                                                   : s.weight_stages;
+  const std::int64_t out_at = ceil_div(s.stages * x_bytes + w_stages * shape.weight_bytes(s), 128) * 128;
+  return out_at + ceil_div(s.warpgroups * out_bytes, 128) * 128 + 16 * (s.stages + w_stages) + 1024;
+}
+
+std::optional<std::string> refuse(const Problem& p, const Target& target) {
+  if (target.sm != 90) return fmt::format("wgmma is an instruction of compute capability 9.0, not {}", target.sm);
+  if (p.arithmetic == Arithmetic::f64 || p.arithmetic == Arithmetic::i32)
+    return fmt::format("wgmma multiplies tf32, f16 and bf16, not {}", name(p.arithmetic));
+  if (const auto why = too_large_for_int(p)) return why;
+  const Shape shape(p);
+  if (shape.c_in < 8) return fmt::format("{} input channels a group leave most of the matrix unit idle", shape.c_in);
+  if (shape.rows() < 4) return fmt::format("{} rows (output channels x live phases) leave most of it idle", shape.rows());
+  const Phases phases(p);
+  if (shape.live > 1 && shape.taps > 2 * phases.max_taps() + 1)
+    return fmt::format("its phases read {} offsets but at most {} each", shape.taps, phases.max_taps());
+  if (shape.weight_entries() * shape.row_tiles({.rows = 128}) * shape.weight_bytes({.rows = 128}) >= (1ll << 31))
+    return "the packed weights of a group are above 2^31 bytes, and its offsets are 32-bit";
+  return std::nullopt;
+}
+
+// wgmma's N, as kernels/wgmma.cuh has it: the fewest tiles, then the fewest rows that are padding.
+int rows_of_tile(const Shape& shape) {
+  constexpr int kRows[] = {8, 16, 24, 32, 40, 48, 64, 80, 96, 128};
+  int best = 128;
+  std::int64_t best_padded = -1;
+  for (const int rows : kRows) {
+    const Schedule s{.rows = rows};
+    if (shape.row_bytes * rows % 1024 != 0) continue;  // a ring slot starts where the swizzle does
+    if (rows < 64 && shape.row_tiles(s) > 1) continue;
+    const std::int64_t padded = shape.row_tiles(s) * (rows + 16);  // 16: what a tile costs whatever its rows
+    if (best_padded < 0 || padded < best_padded) best = rows, best_padded = padded;
+  }
+  return best;
+}
+
+std::vector<Schedule> schedules(const Problem& p, const Target& target) {
+  const Shape shape(p);
+  const int rows = rows_of_tile(shape);
+  const auto room = static_cast<std::int64_t>(target.smem_per_block.value);
+  std::vector<Schedule> all;
+  const auto add = [&](int positions, int warpgroups) {
+    Schedule s{.positions = positions, .rows = rows, .stages = 2, .weight_stages = 4, .warpgroups = warpgroups};
+    if (shape.row_tiles(s) == 1 && shape.groups == 1) s.weight_stages = static_cast<int>(std::min<std::int64_t>(shape.weight_entries(), 64));
+    // All weights stay where they fit, else four slots of them, else fewer of both.
+    if (shared_bytes(p, s) > room) s.weight_stages = 4;
+    if (shared_bytes(p, s) > room) s.weight_stages = 2;
+    if (shared_bytes(p, s) > room) s.stages = 1;
+    if (shared_bytes(p, s) > room) return;
+    // What is left holds more weights on their way.
+    while (s.weight_stages < 8 && s.weight_stages < shape.weight_entries()) {
+      Schedule more = s;
+      ++more.weight_stages;
+      if (shared_bytes(p, more) > room) break;
+      s = more;
+    }
+    all.push_back(s);
+  };
+  if (rows <= 128) add(256, 2);
+  add(128, 2);
+  add(64, 1);
+  return all;
+}
+
+std::string source(const Problem& p, const Target&, const Schedule& s) {
+  const Shape shape(p);
+  const char* storage = p.arithmetic == Arithmetic::f32    ? "AsF32"
+                        : p.arithmetic == Arithmetic::tf32 ? "AsTf32"
+                        : p.arithmetic == Arithmetic::f16  ? "AsF16"
+                                                           : "AsBf16";
+  return fmt::format(
+      "#include \"gemm_sm90.cuh\"\n\n"
+      "struct Layer {{\n"
+      "  using Storage = tconv::{};\n"
+      "  static constexpr int C_IN = {}, C_OUT = {}, GROUPS = {}, K = {}, STRIDE = {}, PADDING = {};\n"
+      "  static constexpr int GAP = {}, LIVE = {}, STEP = {}, TAPS = {}, JUMP = {};\n"
+      "  static constexpr bool BIAS = {};\n"
+      "}};\n\n"
+      "struct Schedule {{\n"
+      "  static constexpr int ROWS = {}, TILES = {}, CONSUMERS = {}, PRODUCERS = {}, X_STAGES = {}, W_STAGES = {};\n"
+      "}};\n\n"
+      "using Gemm = tconv::GemmSm90<Layer, Schedule>;\n"
+      "static_assert(Gemm::SHARED_BYTES == {} && Gemm::THREADS == {}, \"as the host launches it\");\n"
+      "static_assert(Gemm::PACKED_BYTES == {}, \"as the host allocates it\");\n\n"
+      "extern \"C\" __global__ void __launch_bounds__(Gemm::THREADS, Gemm::BLOCKS_PER_SM)\n"
+      "    run(const __grid_constant__ tconv::Call call) {{\n"
+      "  Gemm::run(call);\n}}\n\n"
+      "extern \"C\" __global__ void pack(const __grid_constant__ tconv::Pack call) {{\n"
+      "  Gemm::pack(call);\n}}\n",
+      storage, shape.c_in, shape.c_out, shape.groups, p.kernel, p.stride, p.padding, shape.gap, shape.live,
+      p.dilation / shape.gap, shape.taps, shape.jump, p.bias, s.rows, s.positions / s.warpgroups / 64, s.warpgroups,
+      producers(s), s.stages, s.weight_stages, shared_bytes(p, s), threads(s),
+      shape.groups * shape.row_tiles(s) * shape.weight_entries() * shape.weight_bytes(s));
+}
+
+// The same image for every schedule of a problem: they share their rows.
+std::int64_t packed_bytes(const Problem& p, const Schedule& s) {
+  const Shape shape(p);
+  return shape.groups * shape.row_tiles(s) * shape.weight_entries() * shape.weight_bytes(s);
+}
+
+Launch pack_launch(const Problem& p, const Schedule& s) {
+  const Shape shape(p);
+  return {.blocks = ceil_div(packed_bytes(p, s) / shape.planes / 16, 256), .threads = 256};
+}
+
+std::int64_t tiles(const Workload& workload, const Schedule& s) {
+  const Shape shape(workload.problem);
+  return workload.extent.batch * shape.groups * shape.row_tiles(s) * ceil_div(positions(workload), s.positions);
+}
+
+int blocks_per_sm(const Problem& p, const Schedule& s) {
+  return shared_bytes(p, s) <= 113 * 1024 && threads(s) <= 384 && !moves_registers(s) ? 2 : 1;
+}
+
+Launch launch(const Workload& workload, const Target& target, const Schedule& s) {
+  const auto resident = static_cast<std::int64_t>(target.sms.value) * blocks_per_sm(workload.problem, s);
+  return {.blocks = std::min(tiles(workload, s), resident),
+          .threads = threads(s),
+          .shared_bytes = static_cast<int>(shared_bytes(workload.problem, s))};
+}
+
+// A tile is bound by the slowest of its producers, the matrix unit and its share of DRAM; a block alone on its SM also
+// waits for each. The constants were read off KernelBench 64, 74 and 79 with one of the three left out.
+double seconds(const Workload& workload, const Target& target, const Schedule& s) {
+  const Problem& p = workload.problem;
+  const Shape shape(p);
+  const double clock = target.clock_hz.value;
+  const double blocks = static_cast<double>(launch(workload, target, s).blocks);
+  const double rounds = std::ceil(static_cast<double>(tiles(workload, s)) / std::max(1.0, blocks));
+  const double product_cycles = std::max(32.0, 0.5 * s.rows);  // of 64 positions by 32 bytes of channels
+  const double multiply = s.positions / 64.0 * static_cast<double>(shape.taps * shape.steps) * product_cycles * shape.terms;
+  constexpr double kLoadLatency = 1500;  // of 32 loads of every producer
+  const double loads = static_cast<double>(s.positions * shape.c_in) / (32.0 * producers(s) * 32.0);
+  const double produce = std::ceil(loads) * kLoadLatency / s.stages * 1.5;
+  constexpr double kEpilogue = 4.0;  // cycles for each output of a thread
+  const double store = kEpilogue * s.positions * s.rows / (128.0 * s.warpgroups) * static_cast<double>(shape.gap);
+  constexpr double kTile = 3000;
+  const double per_tile = std::max(multiply, produce) + store + kTile;
+  const Work moved = work(workload);
+  const double memory = moved.bytes() / achievable_dram(target, moved.bytes_read, moved.bytes_written);
+  return std::max(rounds * per_tile / clock, memory) + target.launch_s.value;
+}
+
+}  // namespace
+
+const Solver kGemmSm90{.name = "gemm_sm90",
+                       .refuse = refuse,
+                       .schedules = schedules,
+                       .source = source,
+                       .packed_bytes = packed_bytes,
+                       .pack_launch = pack_launch,
+                       .launch = launch,
+                       .seconds = seconds};
+
+}  // namespace tconv::cuda
