@@ -36,6 +36,9 @@ int run(int argc, char** argv) {
   tconv::tool::add_optimize(app, action);
   tconv::tool::add_plan(app, action);
   tconv::tool::add_verify(app, action);
+  tconv::tool::add_compile(app, action);
+  tconv::tool::add_check(app, action);
+  tconv::tool::add_bench(app, action);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help_or_version) {

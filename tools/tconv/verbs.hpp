@@ -11,6 +11,9 @@ namespace tconv::tool {
 
 using Action = std::function<Exit()>;
 
+void add_bench(CLI::App& app, Action& action);
+void add_check(CLI::App& app, Action& action);
+void add_compile(CLI::App& app, Action& action);
 void add_optimize(CLI::App& app, Action& action);
 void add_plan(CLI::App& app, Action& action);
 void add_verify(CLI::App& app, Action& action);
