@@ -40,6 +40,17 @@ class CheckIncludes(unittest.TestCase):
         self.assertEqual(self.planted("src/misc/misc.hpp", '#include "util/error.hpp"').returncode, 1)
         self.assertEqual(self.planted("src/util/files.cpp", '#include "misc/misc.hpp"').returncode, 1)
 
+    def test_kernels_include_their_siblings_by_bare_name_alone(self):
+        self.assertEqual(self.planted("kernels/a.cuh", '#include "a.cuh"').returncode, 0)
+        for line in ('#include "absent.h"', '#include "kernels/a.cuh"', '#include "util/error.hpp"'):
+            result = self.planted("kernels/a.cuh", line)
+            self.assertEqual(result.returncode, 1, line)
+            self.assertIn("kernels/a.cuh:3: ", result.stdout)
+
+    def test_kernels_are_for_the_rooms_after_them(self):
+        self.assertEqual(self.planted("src/cuda/plan.hpp", '#include "kernels/call.h"').returncode, 0)
+        self.assertEqual(self.planted("src/plan/plan.hpp", '#include "kernels/call.h"').returncode, 1)
+
 
 if __name__ == "__main__":
     unittest.main()

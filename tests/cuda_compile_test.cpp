@@ -1,5 +1,11 @@
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <cstdlib>
+#include <filesystem>
+#include <thread>
+#include <vector>
+
 #include "cuda/compile.hpp"
 #include "util/error.hpp"
 
@@ -10,6 +16,18 @@ constexpr const char* kCopy = R"(#include "call.h"
 extern "C" __global__ void run(const __grid_constant__ tconv::Call call) {
   static_cast<float*>(call.y)[threadIdx.x] = static_cast<const float*>(call.x)[threadIdx.x];
 })";
+
+// A cache of this process's own, so that what another run left decides nothing.
+const bool kOwnCache = [] {
+  static std::string name = (std::filesystem::temp_directory_path() / "tconv_compile_XXXXXX").string();
+  if (mkdtemp(name.data()) == nullptr) return false;
+  setenv("TCONV_CACHE", name.c_str(), 1);
+  std::atexit([] {
+    std::error_code ignored;
+    std::filesystem::remove_all(name, ignored);
+  });
+  return true;
+}();
 
 // Empty when NVRTC is here, else why it is not.
 std::string absent() {
@@ -71,6 +89,32 @@ extern "C" __global__ void run(float* y) {
 })",
                               "sm_80");
   EXPECT_EQ(cubin.static_shared_bytes, 1024);
+}
+
+TEST(CudaCompile, TheSecondTimeIsFromTheCache) {
+  NEEDS_NVRTC();
+  ASSERT_TRUE(kOwnCache);
+  const std::string source = std::string(kCopy) + "// cached";
+  const Cubin first = compile(source, "sm_90a");
+  const Cubin second = compile(source, "sm_90a");
+  EXPECT_FALSE(first.cached);
+  EXPECT_TRUE(second.cached);
+  EXPECT_EQ(first.bytes, second.bytes);
+  EXPECT_EQ(first.registers, second.registers);
+  EXPECT_FALSE(compile(source, "sm_89").cached);
+}
+
+TEST(CudaCompile, ManyThreadsCompileOnce) {
+  NEEDS_NVRTC();
+  ASSERT_TRUE(kOwnCache);
+  const std::string source = std::string(kCopy) + "// threads";
+  std::atomic<int> compiled = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i) {
+    threads.emplace_back([&] { compiled += compile(source, "sm_80").cached ? 0 : 1; });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(compiled, 1);
 }
 
 TEST(CudaCompile, BadSourceGivesTheLog) {

@@ -9,10 +9,17 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
 #include <vector>
 
+#include "cuda/cache.hpp"
 #include "embedded/kernels.hpp"
 #include "util/error.hpp"
+#include "util/sha256.hpp"
 #include "util/subprocess.hpp"
 
 namespace tconv::cuda {
@@ -264,12 +271,95 @@ Cubin compile_now(const std::string& source, std::string_view architecture) {
   return cubin;
 }
 
+// What is cached: a line of numbers, then the cubin.
+std::string pack(const Cubin& cubin) {
+  return fmt::format("{} {} {} {}\n", cubin.registers, cubin.spill_bytes, cubin.stack_bytes,
+                     cubin.static_shared_bytes) +
+         cubin.bytes;
+}
+
+std::optional<Cubin> unpack(const std::string& payload) {
+  Cubin cubin;
+  const char* at = payload.data();
+  const char* const end = at + payload.size();
+  for (int* const field : {&cubin.registers, &cubin.spill_bytes, &cubin.stack_bytes, &cubin.static_shared_bytes}) {
+    const auto [next, error] = std::from_chars(at, end, *field);
+    if (error != std::errc() || next == end) return std::nullopt;
+    at = next + 1;
+  }
+  cubin.bytes.assign(at, end);
+  cubin.cached = true;
+  return cubin;
+}
+
+// Everything that decides the bytes of the cubin.
+std::string key_of(std::string_view source, std::string_view architecture) {
+  static const std::string headers = [] {
+    std::string all;
+    for (const auto& [name, text] : embedded::kernels) all += cache_key({name, text});
+    return hex(sha256(all));
+  }();
+  const Nvrtc& n = nvrtc();
+  std::string options;
+  for (const std::string& option : options_for(architecture)) options += cache_key({option});
+  return cache_key(
+      {"1", TCONV_VERSION, fmt::format("{}.{}", n.major, n.minor), architecture, options, headers, source});
+}
+
+// One thread of this process at a time for a key.
+class Flight {
+ public:
+  explicit Flight(std::string key) : key_(std::move(key)) {
+    {
+      const std::lock_guard guard(table_mutex());
+      std::shared_ptr<std::mutex>& entry = table()[key_];
+      if (!entry) entry = std::make_shared<std::mutex>();
+      mutex_ = entry;
+    }
+    mutex_->lock();
+  }
+  ~Flight() {
+    mutex_->unlock();
+    const std::lock_guard guard(table_mutex());
+    // The table's and ours: nobody waits, and nobody can begin to while the table is locked.
+    if (mutex_.use_count() == 2) table().erase(key_);
+  }
+  Flight(const Flight&) = delete;
+  Flight& operator=(const Flight&) = delete;
+
+ private:
+  static std::mutex& table_mutex() {
+    static std::mutex mutex;
+    return mutex;
+  }
+  static std::map<std::string, std::shared_ptr<std::mutex>>& table() {
+    static std::map<std::string, std::shared_ptr<std::mutex>> all;
+    return all;
+  }
+
+  std::string key_;
+  std::shared_ptr<std::mutex> mutex_;
+};
+
 }  // namespace
 
 std::string architecture_of(int sm) { return sm == 90 ? "sm_90a" : fmt::format("sm_{}", sm); }
 
 Cubin compile(std::string_view source, std::string_view architecture) {
-  return compile_now(std::string(source), architecture);
+  const std::string key = key_of(source, architecture);
+  const Flight flight(key);  // threads of this process
+  const Cache cache(Cache::default_root());
+  if (auto kept = cache.find(key)) {
+    if (auto cubin = unpack(*kept)) return *std::move(cubin);
+  }
+  // Other processes; one that holds the lock for longer is not waited for, as both would store the same.
+  const File lock = cache.lock(key, std::chrono::seconds(10));
+  if (auto kept = cache.find(key)) {
+    if (auto cubin = unpack(*kept)) return *std::move(cubin);
+  }
+  Cubin cubin = compile_now(std::string(source), architecture);
+  cache.store(key, pack(cubin));
+  return cubin;
 }
 
 }  // namespace tconv::cuda
