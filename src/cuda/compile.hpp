@@ -8,9 +8,9 @@ namespace tconv::cuda {
 
 struct Cubin {
   std::string bytes;
-  int registers = 0;           // per thread, of the entry named `run`
-  int spill_bytes = 0;         // stores plus loads
-  int stack_bytes = 0;         // local-memory frame
+  int registers = 0;    // per thread, of the entry named `run`
+  int spill_bytes = 0;  // stores plus loads
+  int stack_bytes = 0;  // local-memory frame
   int static_shared_bytes = 0;
   bool cached = false;
 };

@@ -25,8 +25,8 @@ struct Shape {
     const Phases phases(p);
     gap = phases.gcd();
     live = p.stride / gap;
-    // One phase: its own taps. Several: every offset of the window, which is what they need where the dilation is 1; the
-    // weights of a phase that lacks one are zero.
+    // One phase: its own taps. Several: every offset of the window, which is what they need where the dilation is 1;
+    // the weights of a phase that lacks one are zero.
     taps = live == 1 ? p.kernel : -phases.min_offset() + 1;
     jump = live == 1 ? p.dilation / gap : 1;
     if (p.arithmetic == Arithmetic::f32) planes = 2, terms = 3;
@@ -65,9 +65,9 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
     parts *= 2;
   const std::int64_t segments = whole ? channels / parts : group_positions;
   const std::int64_t out_bytes = segments * pitch * shape.element_bytes;
-  const std::int64_t w_stages =
-      shape.row_tiles(s) == 1 && shape.groups == 1 ? std::min<std::int64_t>(s.weight_stages, shape.weight_entries())
-                                                   : s.weight_stages;
+  const std::int64_t w_stages = shape.row_tiles(s) == 1 && shape.groups == 1
+                                    ? std::min<std::int64_t>(s.weight_stages, shape.weight_entries())
+                                    : s.weight_stages;
   const std::int64_t out_at = ceil_div(s.stages * x_bytes + w_stages * shape.weight_bytes(s), 128) * 128;
   return out_at + ceil_div(s.warpgroups * out_bytes, 128) * 128 + 16 * (s.stages + w_stages) + 1024;
 }
@@ -79,7 +79,8 @@ std::optional<std::string> refuse(const Problem& p, const Target& target) {
   if (const auto why = too_large_for_int(p)) return why;
   const Shape shape(p);
   if (shape.c_in < 8) return fmt::format("{} input channels a group leave most of the matrix unit idle", shape.c_in);
-  if (shape.rows() < 4) return fmt::format("{} rows (output channels x live phases) leave most of it idle", shape.rows());
+  if (shape.rows() < 4)
+    return fmt::format("{} rows (output channels x live phases) leave most of it idle", shape.rows());
   const Phases phases(p);
   if (shape.live > 1 && shape.taps > 2 * phases.max_taps() + 1)
     return fmt::format("its phases read {} offsets but at most {} each", shape.taps, phases.max_taps());
@@ -110,7 +111,8 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
   std::vector<Schedule> all;
   const auto add = [&](int positions, int warpgroups) {
     Schedule s{.positions = positions, .rows = rows, .stages = 2, .weight_stages = 4, .warpgroups = warpgroups};
-    if (shape.row_tiles(s) == 1 && shape.groups == 1) s.weight_stages = static_cast<int>(std::min<std::int64_t>(shape.weight_entries(), 64));
+    if (shape.row_tiles(s) == 1 && shape.groups == 1)
+      s.weight_stages = static_cast<int>(std::min<std::int64_t>(shape.weight_entries(), 64));
     // All weights stay where they fit, else four slots of them, else fewer of both.
     if (shared_bytes(p, s) > room) s.weight_stages = 4;
     if (shared_bytes(p, s) > room) s.weight_stages = 2;
@@ -198,7 +200,8 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   const double blocks = static_cast<double>(launch(workload, target, s).blocks);
   const double rounds = std::ceil(static_cast<double>(tiles(workload, s)) / std::max(1.0, blocks));
   const double product_cycles = std::max(32.0, 0.5 * s.rows);  // of 64 positions by 32 bytes of channels
-  const double multiply = s.positions / 64.0 * static_cast<double>(shape.taps * shape.steps) * product_cycles * shape.terms;
+  const double multiply =
+      s.positions / 64.0 * static_cast<double>(shape.taps * shape.steps) * product_cycles * shape.terms;
   constexpr double kLoadLatency = 1500;  // of 32 loads of every producer
   const double loads = static_cast<double>(s.positions * shape.c_in) / (32.0 * producers(s) * 32.0);
   const double produce = std::ceil(loads) * kLoadLatency / s.stages * 1.5;
