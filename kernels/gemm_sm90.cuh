@@ -9,8 +9,8 @@
 //
 // Layer:    C_IN, C_OUT (of one group), GROUPS, K, STRIDE, PADDING, GAP, LIVE, STEP, TAPS, JUMP, BIAS, Storage. Tap number t
 //           of every phase reads x[position - t * JUMP]; see src/cuda/layer.hpp.
-// Schedule: ROWS (wgmma's N, rows of a tile), TILES (64 positions each, of one consumer group), CONSUMERS, PRODUCERS
-//           (warps), X_STAGES, W_STAGES.
+// Schedule: ROWS (wgmma's N, rows of a tile), TILES (64 positions each, of one consumer group), CONSUMERS, X_STAGES,
+//           W_STAGES.
 #pragma once
 
 #include "call.h"
@@ -107,18 +107,15 @@ struct GemmSm90 {
   static constexpr int BARRIERS_AT = OUT_AT + (CONSUMERS * OUT_BYTES + 127) / 128 * 128;
   static constexpr int SHARED_BYTES = BARRIERS_AT + 8 * 2 * (X_STAGES + W_STAGES) + 1024;  // and room to align
 
-  static constexpr int PRODUCERS = Schedule::PRODUCERS;  // warps
-  // More accumulators than an even share of the registers holds: producers give some of theirs up. Registers move between
-  // whole groups of four warps, so the warp that brings w stands for a group.
+  // Seven producers of x and the one of w are two groups of four warps, which give registers up where the accumulators need
+  // more than an even share.
+  static constexpr int PRODUCERS = 7;
+  static constexpr int THREADS = 128 * CONSUMERS + 32 * PRODUCERS + 32;
   static constexpr bool MOVE_REGISTERS = Schedule::TILES * ROWS > 128;
-  static constexpr int W_WARPS = MOVE_REGISTERS ? 4 : 1;
-  static constexpr int THREADS = 128 * CONSUMERS + 32 * PRODUCERS + 32 * W_WARPS;
-
-  static constexpr int BLOCKS_PER_SM = SHARED_BYTES <= 113 * 1024 && THREADS <= 384 && Schedule::TILES * ROWS <= 128 ? 2 : 1;
 
   static_assert(ROWS % 8 == 0 && W_PLANE % 256 == 0, "a swizzle repeats every 8 rows");
   static_assert(W_PLANE % 1024 == 0 || ROW_BYTES < 128, "a 128-byte swizzle repeats every 1024 bytes");
-  static_assert(!MOVE_REGISTERS || (CONSUMERS == 2 && PRODUCERS == 8), "256 x 160 + 256 x 64 + 128 x 24 registers are within the 640 x 96 of the launch");
+  static_assert(!MOVE_REGISTERS || CONSUMERS == 2, "256 x 184 + 256 x 72 registers are the 512 x 128 of the launch");
   static_assert(Schedule::TILES * ROWS <= 256, "accumulators: half as many registers a thread");
 
   unsigned shared;  // aligned to 1024 bytes
@@ -535,14 +532,14 @@ struct GemmSm90 {
     __syncthreads();
     const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
     if (warp < 4 * CONSUMERS) {
-      if constexpr (MOVE_REGISTERS) ptx::registers_raise<160>();
+      if constexpr (MOVE_REGISTERS) ptx::registers_raise<184>();
       kernel.consume(warp / 4, threadIdx.x % 128);
-    } else if (warp < 4 * CONSUMERS + PRODUCERS) {
-      if constexpr (MOVE_REGISTERS) ptx::registers_lower<64>();
-      kernel.produce_x(threadIdx.x - 128 * CONSUMERS);
     } else {
-      if constexpr (MOVE_REGISTERS) ptx::registers_lower<24>();
-      if (threadIdx.x == 128 * CONSUMERS + 32 * PRODUCERS) kernel.produce_w();
+      if constexpr (MOVE_REGISTERS) ptx::registers_lower<72>();
+      if (warp < 4 * CONSUMERS + PRODUCERS)
+        kernel.produce_x(threadIdx.x - 128 * CONSUMERS);
+      else if (threadIdx.x % 32 == 0)
+        kernel.produce_w();
     }
   }
 

@@ -45,9 +45,8 @@ struct Shape {
   [[nodiscard]] std::int64_t weight_entries() const { return chunks * taps; }
 };
 
-bool moves_registers(const Schedule& s) { return s.positions / s.warpgroups / 64 * s.rows > 128; }
-int producers(const Schedule& s) { return s.warpgroups == 2 ? 8 : 4; }
-int threads(const Schedule& s) { return 128 * s.warpgroups + 32 * producers(s) + (moves_registers(s) ? 128 : 32); }
+constexpr int kProducers = 7;  // warps that bring x
+int threads(const Schedule& s) { return 128 * s.warpgroups + 32 * kProducers + 32; }
 
 std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   const Shape shape(p);
@@ -127,7 +126,8 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
     }
     all.push_back(s);
   };
-  if (rows <= 128) add(256, 2);
+  if (rows <= 64) add(512, 2);
+  add(256, 2);
   add(128, 2);
   add(64, 1);
   return all;
@@ -148,19 +148,19 @@ std::string source(const Problem& p, const Target&, const Schedule& s) {
       "  static constexpr bool BIAS = {};\n"
       "}};\n\n"
       "struct Schedule {{\n"
-      "  static constexpr int ROWS = {}, TILES = {}, CONSUMERS = {}, PRODUCERS = {}, X_STAGES = {}, W_STAGES = {};\n"
+      "  static constexpr int ROWS = {}, TILES = {}, CONSUMERS = {}, X_STAGES = {}, W_STAGES = {};\n"
       "}};\n\n"
       "using Gemm = tconv::GemmSm90<Layer, Schedule>;\n"
       "static_assert(Gemm::SHARED_BYTES == {} && Gemm::THREADS == {}, \"as the host launches it\");\n"
       "static_assert(Gemm::PACKED_BYTES == {}, \"as the host allocates it\");\n\n"
-      "extern \"C\" __global__ void __launch_bounds__(Gemm::THREADS, Gemm::BLOCKS_PER_SM)\n"
+      "extern \"C\" __global__ void __launch_bounds__(Gemm::THREADS, 1)\n"
       "    run(const __grid_constant__ tconv::Call call) {{\n"
       "  Gemm::run(call);\n}}\n\n"
       "extern \"C\" __global__ void pack(const __grid_constant__ tconv::Pack call) {{\n"
       "  Gemm::pack(call);\n}}\n",
       storage, shape.c_in, shape.c_out, shape.groups, p.kernel, p.stride, p.padding, shape.gap, shape.live,
       p.dilation / shape.gap, shape.taps, shape.jump, p.bias, s.rows, s.positions / s.warpgroups / 64, s.warpgroups,
-      producers(s), s.stages, s.weight_stages, shared_bytes(p, s), threads(s),
+      s.stages, s.weight_stages, shared_bytes(p, s), threads(s),
       shape.groups * shape.row_tiles(s) * shape.weight_entries() * shape.weight_bytes(s));
 }
 
@@ -180,12 +180,8 @@ std::int64_t tiles(const Workload& workload, const Schedule& s) {
   return workload.extent.batch * shape.groups * shape.row_tiles(s) * ceil_div(positions(workload), s.positions);
 }
 
-int blocks_per_sm(const Problem& p, const Schedule& s) {
-  return shared_bytes(p, s) <= 113 * 1024 && threads(s) <= 384 && !moves_registers(s) ? 2 : 1;
-}
-
 Launch launch(const Workload& workload, const Target& target, const Schedule& s) {
-  const auto resident = static_cast<std::int64_t>(target.sms.value) * blocks_per_sm(workload.problem, s);
+  const auto resident = static_cast<std::int64_t>(target.sms.value);
   return {.blocks = std::min(tiles(workload, s), resident),
           .threads = threads(s),
           .shared_bytes = static_cast<int>(shared_bytes(workload.problem, s))};
@@ -203,7 +199,7 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   const double multiply =
       s.positions / 64.0 * static_cast<double>(shape.taps * shape.steps) * product_cycles * shape.terms;
   constexpr double kLoadLatency = 1500;  // of 32 loads of every producer
-  const double loads = static_cast<double>(s.positions * shape.c_in) / (32.0 * producers(s) * 32.0);
+  const double loads = static_cast<double>(s.positions * shape.c_in) / (32.0 * kProducers * 32.0);
   const double produce = std::ceil(loads) * kLoadLatency / s.stages * 1.5;
   constexpr double kEpilogue = 4.0;  // cycles for each output of a thread
   const double store = kEpilogue * s.positions * s.rows / (128.0 * s.warpgroups) * static_cast<double>(shape.gap);

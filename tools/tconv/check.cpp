@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
 #include <string>
@@ -32,6 +32,7 @@ struct Options {
   std::int64_t cases = 0;
   std::uint64_t seed = 0;
   bool seed_given = false;
+  bool json = false;
 };
 
 constexpr std::size_t kGuard = 4096;  // bytes before and behind every buffer that no kernel may touch
@@ -188,12 +189,13 @@ Checked check_schedule(const cuda::Plan& plan, std::size_t index, const verify::
 struct Totals {
   std::int64_t cases = 0, failed = 0, refused = 0;
   double worst_ratio = 0;
+  std::vector<std::string> failures;
 };
 
 void check_case(const Options& options, const verify::Case& c, Totals& totals) {
   const auto tell = [&](std::string_view what) {
-    std::printf("%s\n", printable(fmt::format("{} --seed {}: {}", print_word(c.workload), c.seed, what), 2000).c_str());
-    std::fflush(stdout);
+    totals.failures.push_back(printable(fmt::format("{} --seed {}: {}", print_word(c.workload), c.seed, what), 2000));
+    if (!options.json) print_result(totals.failures.back());  // at once, for a run may be cut short
   };
   try {
     const cuda::Plan plan(c.workload.problem, options.device, options.solver);
@@ -254,10 +256,16 @@ Exit run(const Options& options) {
     for (std::int64_t i = 0; i < (options.seed_given && options.cases == 0 ? 1 : cases); ++i)
       check_case(options, verify::make_case(workload, seed + static_cast<std::uint64_t>(i)), totals);
   }
-  print_result(
-      fmt::format("seed {}: {} runs checked, {} failed, {} layers refused by the solver, worst error {:.3f} of "
-                  "its bound",
-                  seed, totals.cases, totals.failed, totals.refused, totals.worst_ratio));
+  const nlohmann::ordered_json json = {{"seed", seed},
+                                       {"checked", totals.cases},
+                                       {"failed", totals.failed},
+                                       {"refused", totals.refused},
+                                       {"worst_error_over_bound", totals.worst_ratio},
+                                       {"failures", totals.failures}};
+  print_result(options.json ? json.dump(2)
+                            : fmt::format("seed {}: {} runs checked, {} failed, {} layers refused by the solver, worst "
+                                          "error {:.3f} of its bound",
+                                          seed, totals.cases, totals.failed, totals.refused, totals.worst_ratio));
   return totals.failed == 0 ? Exit::ok : Exit::check_failed;
 }
 
@@ -275,6 +283,7 @@ void add_check(CLI::App& app, Action& action) {
   verb->add_option("--dtype", options->arithmetics, "Only these arithmetics of random layers")
       ->delimiter(',')
       ->check(CLI::IsMember({"f32", "tf32", "f16", "bf16", "f64", "i32"}));
+  verb->add_flag("--json", options->json, "JSON on standard output");
   CLI::Option* seed = verb->add_option("--seed", options->seed, "Case i has seed N + i; random when not given");
   verb->callback([options, seed, &action] {
     options->seed_given = seed->count() > 0;
