@@ -51,13 +51,13 @@ Target target_of(const std::string& display, int device) {
     sheet = &*alike;
   }
   Target target = *sheet;
-  constexpr std::string_view kOwn = "the device itself";
+  constexpr std::string_view kMeasured = "the device itself";
   // A part of a GPU, or a variant with fewer processors.
   if (const int sms = attribute(device, DeviceAttribute::multiprocessors); sms != static_cast<int>(target.sms.value))
-    target.sms = {static_cast<double>(sms), kOwn};
+    target.sms = {static_cast<double>(sms), kMeasured};
   if (const int shared = attribute(device, DeviceAttribute::max_shared_bytes_of_block);
       shared != static_cast<int>(target.smem_per_block.value))
-    target.smem_per_block = {static_cast<double>(shared), kOwn};
+    target.smem_per_block = {static_cast<double>(shared), kMeasured};
   return target;
 }
 
