@@ -66,7 +66,9 @@ struct GemmSm90 {
   static constexpr int GROUP_POSITIONS = 64 * Schedule::TILES;
   static constexpr int POSITIONS = GROUP_POSITIONS * CONSUMERS;
   static constexpr int SPAN = (Layer::TAPS - 1) * Layer::JUMP;  // positions before the tile that it reads
-  static constexpr int X_ROWS = POSITIONS + SPAN;
+  // The window starts at an even position, so that two samples are one load where x allows it.
+  static constexpr int LEAD = SPAN + (Layer::PADDING / Layer::STRIDE + SPAN) % 2;
+  static constexpr int X_ROWS = (POSITIONS + LEAD + 1) / 2 * 2;
   static constexpr int X_PLANE = (X_ROWS * ROW_BYTES + 1023) / 1024 * 1024;
   static constexpr int X_BYTES = X_PLANE * PLANES;
 
@@ -169,11 +171,6 @@ struct GemmSm90 {
 
   static constexpr int UNIT = 16 / SIZE;  // channels of 16 bytes
   static constexpr int PRODUCER_THREADS = 32 * PRODUCERS;
-  // Rows that all producers load side by side, one a thread; what is left is dealt out unit by unit.
-  static constexpr int PASSES = X_ROWS / PRODUCER_THREADS;
-  static constexpr int REST_ROW = PASSES * PRODUCER_THREADS;
-  static constexpr int REST = X_ROWS - REST_ROW;
-  static constexpr int BATCH = 32 / UNIT;  // units in flight of a thread: 32 loads
 
   __device__ static unsigned swizzled(unsigned offset) {
     return offset ^ (((offset >> 7) & (ROW_BYTES / 16 - 1)) << 4);
@@ -185,78 +182,88 @@ struct GemmSm90 {
     int channels;          // of this chunk that exist
   };
 
-  __device__ void load_unit(const Source& from, int row, int column, bool wanted, Element (&values)[UNIT]) const {
+  // Samples of one load: adjacent positions of one channel.
+  template <int WIDTH>
+  struct alignas(WIDTH * SIZE) Samples {
+    Element at[WIDTH];
+  };
+
+  // UNIT channels of WIDTH rows from `row`.
+  template <int WIDTH>
+  __device__ void load_units(const Source& from, int row, int column, bool wanted, Samples<WIDTH> (&values)[UNIT]) const {
     const long long i = from.i + row;
     const bool inside = wanted && i >= 0 && i < call.length;
-    const Element* p = from.start + row * call.x_stride_t + column * UNIT * call.x_stride_c;
+    const Element* p = from.start + (WIDTH == 1 ? row * call.x_stride_t : row) + column * UNIT * call.x_stride_c;
 #pragma unroll
     for (int e = 0; e < UNIT; ++e) {
       const bool real = inside && (Layer::C_IN % CHUNK == 0 || column * UNIT + e < from.channels);
-      values[e] = real ? *p : Element(0);
+      values[e] = real ? *reinterpret_cast<const Samples<WIDTH>*>(p) : Samples<WIDTH>{};
       p += call.x_stride_c;
     }
   }
 
-  __device__ static void store_unit(unsigned stage, int row, int column, const Element (&values)[UNIT]) {
-    const unsigned to = stage + swizzled(row * ROW_BYTES + column * 16);
-    unsigned word[4];
-    if constexpr (SIZE == 4) {
+  template <int WIDTH>
+  __device__ static void store_units(unsigned stage, int row, int column, const Samples<WIDTH> (&values)[UNIT]) {
+    // Every other four threads store their second row first, so that eight of them never meet in a bank.
+    const bool swap = WIDTH == 2 && (row >> 3 & 1) != 0;
 #pragma unroll
-      for (int e = 0; e < 4; ++e) word[e] = ptx::to_tf32(values[e]);
-    } else {
+    for (int turn = 0; turn < WIDTH; ++turn) {
+      const auto sample = [&](int e) {
+        if constexpr (WIDTH == 1)
+          return values[e].at[0];
+        else
+          return (turn == 1) != swap ? values[e].at[1] : values[e].at[0];
+      };
+      const int v = WIDTH == 1 ? 0 : (turn == 1) != swap;
+      const unsigned to = stage + swizzled((row + v) * ROW_BYTES + column * 16);
+      unsigned word[4];
+      if constexpr (SIZE == 4) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) word[e] = values[2 * e] | (static_cast<unsigned>(values[2 * e + 1]) << 16);
-    }
-    ptx::store_shared(to, word[0], word[1], word[2], word[3]);
-    if constexpr (PLANES == 2) {
+        for (int e = 0; e < 4; ++e) word[e] = ptx::to_tf32(sample(e));
+      } else {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) word[e] = low_part(values[e], word[e]);
-      ptx::store_shared(to + X_PLANE, word[0], word[1], word[2], word[3]);
+        for (int e = 0; e < 4; ++e)
+          word[e] = sample(2 * e) | (static_cast<unsigned>(sample(2 * e + 1)) << 16);
+      }
+      ptx::store_shared(to, word[0], word[1], word[2], word[3]);
+      if constexpr (PLANES == 2) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) word[e] = low_part(sample(e), word[e]);
+        ptx::store_shared(to + X_PLANE, word[0], word[1], word[2], word[3]);
+      }
     }
   }
 
-  template <int UNITS>  // 16-byte columns of this chunk
+  template <int UNITS, int WIDTH>  // 16-byte columns of this chunk
   __device__ void produce_chunk(const Source& from, unsigned stage, int thread) const {
-    constexpr int ROUNDS = (REST * UNITS + PRODUCER_THREADS - 1) / PRODUCER_THREADS;
-    constexpr int HELD = ROUNDS < 2 ? ROUNDS : 2;  // of the rest, loaded first and stored last
-    Element held[HELD == 0 ? 1 : HELD][UNIT];
-#pragma unroll
-    for (int r = 0; r < HELD; ++r) {
-      const int unit = thread + r * PRODUCER_THREADS;
-      load_unit(from, REST_ROW + unit % (REST + (REST == 0)), unit / (REST + (REST == 0)), unit < REST * UNITS, held[r]);
-    }
+    // Work items: WIDTH rows of one column. A thread takes every PRODUCER_THREADS-th, adjacent threads adjacent rows.
+    constexpr int ROW_ITEMS = X_ROWS / WIDTH;
+    constexpr int ITEMS = ROW_ITEMS * UNITS;
+    // In as few batches as the registers allow, and even ones: every batch waits for memory once.
+    constexpr int ROUNDS = (ITEMS + PRODUCER_THREADS - 1) / PRODUCER_THREADS;
+    constexpr int MOST = (SIZE == 4 ? 40 : 24) / (WIDTH * SIZE <= 4 ? UNIT : UNIT * WIDTH * SIZE / 4);
+    constexpr int BATCHES = (ROUNDS + MOST - 1) / MOST;
+    constexpr int IN_FLIGHT = (ROUNDS + BATCHES - 1) / BATCHES;
 #pragma unroll 1
-    for (int pass = 0; pass < PASSES; ++pass) {
-      const int row = pass * PRODUCER_THREADS + thread;
+    for (int item0 = thread; item0 < ITEMS; item0 += IN_FLIGHT * PRODUCER_THREADS) {
+      Samples<WIDTH> values[IN_FLIGHT][UNIT];
 #pragma unroll
-      for (int column = 0; column < UNITS; column += BATCH) {
-        Element values[BATCH][UNIT];
-#pragma unroll
-        for (int b = 0; b < BATCH && column + b < UNITS; ++b) load_unit(from, row, column + b, true, values[b]);
-#pragma unroll
-        for (int b = 0; b < BATCH && column + b < UNITS; ++b) store_unit(stage, row, column + b, values[b]);
-      }
-    }
-#pragma unroll
-    for (int r = 0; r < HELD; ++r) {
-      const int unit = thread + r * PRODUCER_THREADS;
-      if (unit < REST * UNITS) store_unit(stage, REST_ROW + unit % (REST + (REST == 0)), unit / (REST + (REST == 0)), held[r]);
-    }
-    constexpr int FLAT = 4;
-#pragma unroll 1
-    for (int unit0 = thread + HELD * PRODUCER_THREADS; unit0 < REST * UNITS; unit0 += FLAT * PRODUCER_THREADS) {
-      Element values[FLAT][UNIT];
-#pragma unroll
-      for (int b = 0; b < FLAT; ++b) {
-        const int unit = unit0 + b * PRODUCER_THREADS;
-        load_unit(from, REST_ROW + unit % (REST + (REST == 0)), unit / (REST + (REST == 0)), unit < REST * UNITS, values[b]);
+      for (int b = 0; b < IN_FLIGHT; ++b) {
+        const int item = item0 + b * PRODUCER_THREADS;
+        load_units<WIDTH>(from, item % ROW_ITEMS * WIDTH, item / ROW_ITEMS, item < ITEMS, values[b]);
       }
 #pragma unroll
-      for (int b = 0; b < FLAT; ++b) {
-        const int unit = unit0 + b * PRODUCER_THREADS;
-        if (unit < REST * UNITS) store_unit(stage, REST_ROW + unit % (REST + (REST == 0)), unit / (REST + (REST == 0)), values[b]);
+      for (int b = 0; b < IN_FLIGHT; ++b) {
+        const int item = item0 + b * PRODUCER_THREADS;
+        if (item < ITEMS) store_units<WIDTH>(stage, item % ROW_ITEMS * WIDTH, item / ROW_ITEMS, values[b]);
       }
     }
+  }
+
+  // Rows whose samples come in aligned pairs.
+  __device__ bool pairs() const {
+    return call.x_stride_t == 1 && reinterpret_cast<unsigned long long>(call.x) % (2 * SIZE) == 0 &&
+           (call.length | call.x_stride_b | call.x_stride_c) % 2 == 0;
   }
 
   // value - hi in TF32; nothing where hi is infinite or NaN.
@@ -264,6 +271,7 @@ struct GemmSm90 {
     return (hi & 0x7F800000) == 0x7F800000 ? 0u : ptx::to_tf32(value - __uint_as_float(hi));
   }
 
+  template <int WIDTH>
   __device__ void produce_x(int thread) const {
     Ring ring;
     for (long long index = blockIdx.x; index < tiles; index += gridDim.x) {
@@ -272,14 +280,14 @@ struct GemmSm90 {
         ptx::mbarrier_wait(x_empty(ring.slot), ring.parity ^ 1);
         const unsigned stage = shared + X_AT + ring.slot * X_BYTES;
         Source from;
-        from.i = tile.position - SPAN;
+        from.i = tile.position - LEAD;
         from.channels = Layer::C_IN - chunk * CHUNK;
         from.start = static_cast<const Element*>(call.x) + tile.image * call.x_stride_b + from.i * call.x_stride_t +
                      (static_cast<long long>(tile.group) * Layer::C_IN + chunk * CHUNK) * call.x_stride_c;
         if (LAST_STEPS == STEPS || chunk < CHUNKS - 1)
-          produce_chunk<STEPS * 2>(from, stage, thread);
+          produce_chunk<STEPS * 2, WIDTH>(from, stage, thread);
         else
-          produce_chunk<LAST_STEPS * 2>(from, stage, thread);
+          produce_chunk<LAST_STEPS * 2, WIDTH>(from, stage, thread);
         ptx::fence_async_shared();
         __syncwarp();
         if (thread % 32 == 0) ptx::mbarrier_arrive(x_full(ring.slot));
@@ -344,7 +352,7 @@ struct GemmSm90 {
         for (int tap = 0; tap < Layer::TAPS; ++tap) {
           if (!RESIDENT || index == blockIdx.x) ptx::mbarrier_wait(w_full(w_ring.slot), w_ring.parity);
           const unsigned w = shared + W_AT + w_ring.slot * W_BYTES;
-          const unsigned x_tap = x + (SPAN - tap * Layer::JUMP) * ROW_BYTES;
+          const unsigned x_tap = x + (LEAD - tap * Layer::JUMP) * ROW_BYTES;
           ptx::wgmma_fence();
           if (LAST_STEPS == STEPS || chunk < CHUNKS - 1)
             multiply<STEPS>(acc, x_tap, w, first);
@@ -536,9 +544,12 @@ struct GemmSm90 {
       kernel.consume(warp / 4, threadIdx.x % 128);
     } else {
       if constexpr (MOVE_REGISTERS) ptx::registers_lower<72>();
-      if (warp < 4 * CONSUMERS + PRODUCERS)
-        kernel.produce_x(threadIdx.x - 128 * CONSUMERS);
-      else if (threadIdx.x % 32 == 0)
+      if (warp < 4 * CONSUMERS + PRODUCERS) {
+        if (kernel.pairs())
+          kernel.template produce_x<2>(threadIdx.x - 128 * CONSUMERS);
+        else
+          kernel.template produce_x<1>(threadIdx.x - 128 * CONSUMERS);
+      } else if (threadIdx.x % 32 == 0)
         kernel.produce_w();
     }
   }

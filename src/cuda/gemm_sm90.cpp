@@ -52,7 +52,9 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   const Shape shape(p);
   const std::int64_t group_positions = s.positions / s.warpgroups;
   const bool whole = shape.live <= s.rows;
-  const std::int64_t x_rows = s.positions + (shape.taps - 1) * shape.jump;
+  const std::int64_t span = (shape.taps - 1) * shape.jump;
+  const std::int64_t lead = span + (p.padding / p.stride + span) % 2;
+  const std::int64_t x_rows = (s.positions + lead + 1) / 2 * 2;
   const std::int64_t x_bytes = ceil_div(x_rows * shape.row_bytes, 1024) * 1024 * shape.planes;
   const std::int64_t vector = 16 / shape.element_bytes;
   const std::int64_t channels = shape.tile_channels(s);
@@ -198,13 +200,20 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   const double product_cycles = std::max(32.0, 0.5 * s.rows);  // of 64 positions by 32 bytes of channels
   const double multiply =
       s.positions / 64.0 * static_cast<double>(shape.taps * shape.steps) * product_cycles * shape.terms;
-  constexpr double kLoadLatency = 1500;  // of 32 loads of every producer
-  const double loads = static_cast<double>(s.positions * shape.c_in) / (32.0 * kProducers * 32.0);
-  const double produce = std::ceil(loads) * kLoadLatency / s.stages * 1.5;
+  constexpr double kLoads = 16;          // in flight of a producer thread
+  constexpr double kLoadLatency = 1500;  // of those, and their way into shared memory
+  const double loads = static_cast<double>(s.positions * shape.c_in) / (2 * 32.0 * kProducers * kLoads);
+  const double produce = std::ceil(loads) * kLoadLatency / std::min(s.stages, 2) * 2;
+  // What a tile brings from L2, unless its weights stay where they are.
+  const bool resident = shape.row_tiles(s) == 1 && shape.groups == 1 && shape.weight_entries() <= s.weight_stages;
+  const double weights = resident ? 0.0 : static_cast<double>(shape.weight_entries() * shape.weight_bytes(s));
+  const double window = static_cast<double>(s.positions * shape.c_in) * shape.element_bytes;
+  constexpr double kOfL2 = 0.6;  // reached by blocks that all read the same weights
+  const double l2 = (weights + window) / (kOfL2 * target.l2_bytes_per_s.value / target.sms.value) * clock;
   constexpr double kEpilogue = 4.0;  // cycles for each output of a thread
   const double store = kEpilogue * s.positions * s.rows / (128.0 * s.warpgroups) * static_cast<double>(shape.gap);
   constexpr double kTile = 3000;
-  const double per_tile = std::max(multiply, produce) + store + kTile;
+  const double per_tile = std::max({multiply, produce, l2}) + store + kTile;
   const Work moved = work(workload);
   const double memory = moved.bytes() / achievable_dram(target, moved.bytes_read, moved.bytes_written);
   return std::max(rounds * per_tile / clock, memory) + target.launch_s.value;
