@@ -46,6 +46,13 @@ def catalogue():
     return layers
 
 
+def word(layer, batch, arithmetic):
+    """The layer in the grammar of the command line."""
+    return (f"b{batch}_i{layer['c_in']}_o{layer['c_out']}_l{layer['length']}_k{layer['kernel']}_s{layer['stride']}"
+            f"_p{layer['padding']}_a{layer['output_padding']}_d{layer['dilation']}_g{layer['groups']}_{arithmetic}"
+            + ("_bias" if layer["bias"] else ""))
+
+
 def own_batch_only(name):
     """The KernelBench problems, whose sizes are part of the problem."""
     return name.startswith("kb_")
@@ -222,7 +229,7 @@ def main():
                     left += 1
                     continue
                 layer = dict(layers[name], batch=batch)
-                row = {"layer": name, "batch": batch, "arithmetic": arithmetic}
+                row = {"layer": name, "batch": batch, "arithmetic": arithmetic, "word": word(layer, batch, arithmetic)}
                 try:
                     row.update(measure(layer, arithmetic, given.solver))
                 except (tconv.Error, RuntimeError) as failure:

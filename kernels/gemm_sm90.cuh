@@ -113,11 +113,12 @@ struct GemmSm90 {
   // more than an even share.
   static constexpr int PRODUCERS = 7;
   static constexpr int THREADS = 128 * CONSUMERS + 32 * PRODUCERS + 32;
-  static constexpr bool MOVE_REGISTERS = Schedule::TILES * ROWS > 128;
+  // 16-bit samples take more arithmetic on their way out than 32-bit ones, and so more registers.
+  static constexpr bool MOVE_REGISTERS = CONSUMERS == 2 && Schedule::TILES * ROWS > (SIZE == 4 ? 128 : 112);
 
   static_assert(ROWS % 8 == 0 && W_PLANE % 256 == 0, "a swizzle repeats every 8 rows");
   static_assert(W_PLANE % 1024 == 0 || ROW_BYTES < 128, "a 128-byte swizzle repeats every 1024 bytes");
-  static_assert(!MOVE_REGISTERS || CONSUMERS == 2, "256 x 184 + 256 x 72 registers are the 512 x 128 of the launch");
+  static_assert(CONSUMERS <= 2, "256 x 184 + 256 x 72 registers are the 512 x 128 of the launch");
   static_assert(Schedule::TILES * ROWS <= 256, "accumulators: half as many registers a thread");
 
   unsigned shared;  // aligned to 1024 bytes
@@ -462,7 +463,7 @@ struct GemmSm90 {
     }
     Span span = span_of(tile, position, part0 + first, phase0);
     const Element* row = buffer + first * PITCH + span.shift;
-#pragma unroll 4
+#pragma unroll(MOVE_REGISTERS ? 1 : 4)
     for (int segment = first; segment < segments; segment += STEP_SEGMENTS) {
       if (!WHOLE) span = span_of(tile, position, segment, phase0);
 #pragma unroll

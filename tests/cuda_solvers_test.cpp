@@ -1,0 +1,84 @@
+// What NVRTC makes of every solver's kernels, for every architecture that has a sheet, on a machine without a GPU.
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "cuda/compile.hpp"
+#include "cuda/solver.hpp"
+#include "problem/grammar.hpp"
+#include "util/error.hpp"
+
+namespace tconv::cuda {
+namespace {
+
+// One layer of each kind: dead phases, many rows, depthwise, sums in another type than f32, nothing even.
+constexpr const char* kLayers[] = {
+    "i32_o64_l100_k3_s2_p1_d2_tf32",       "i512_o256_l100_k16_s8_p4_f16_bias",
+    "i24_o24_l100_k12_s2_g24_f32",         "i11_o1_l100_k20_s5_tf32",
+    "i6_o9_l100_k7_s3_p2_d4_g3_f64",       "i5_o7_l100_k5_s2_i32_bias",
+    "i37_o23_l100_k10_s5_p3_a2_bf16_bias", "i32_o64_l100_k3_s2_p1_d2_f32",
+};
+
+class Solvers : public testing::TestWithParam<const char*> {};
+
+TEST_P(Solvers, CompileWithoutSpills) {
+  const Target& target = *find_target(GetParam());
+  for (const char* word : kLayers) {
+    const Problem problem = parse_workload(word).problem;
+    const Solver* chosen = nullptr;
+    for (const Solver* solver : solvers())
+      if (chosen == nullptr && !solver->refuse(problem, target)) chosen = solver;
+    ASSERT_NE(chosen, nullptr) << word;
+    const auto schedules = chosen->schedules(problem, target);
+    ASSERT_FALSE(schedules.empty()) << word;
+    for (const Schedule& schedule : schedules) {
+      Cubin cubin;
+      try {
+        cubin = compile(chosen->source(problem, target, schedule), architecture_of(target.sm));
+      } catch (const Error& error) {
+        if (error.exit() == Exit::no_device) GTEST_SKIP() << error.what();
+        throw;
+      }
+      EXPECT_GT(cubin.registers, 0) << word;
+      // The widest 16-bit tile does spill, in its epilogue: docs/cuda_engine.md.
+      const bool widest_half =
+          chosen == &kGemmSm90 && bytes_per_element(problem.arithmetic) == 2 && schedule.positions > 128;
+      if (!widest_half) {
+        EXPECT_EQ(cubin.spill_bytes, 0) << word << ", " << schedule.positions << " positions";
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Targets, Solvers, testing::Values("a100", "rtx3090", "rtx4090", "h100", "b200", "rtx5090"),
+                         [](const auto& target) { return std::string(target.param); });
+
+TEST(GemmSm90, RefusesWithItsReason) {
+  const Target& h100 = *find_target("h100");
+  const auto why = [&](const char* word, const Target& target) {
+    return kGemmSm90.refuse(parse_workload(word).problem, target).value_or("");
+  };
+  EXPECT_EQ(why("i32_o64_l100_k3_s2_p1_d2_tf32", h100), "");
+  EXPECT_NE(why("i32_o64_l100_k3_s2_p1_d2_tf32", *find_target("rtx4090")), "");
+  EXPECT_NE(why("i32_o64_l100_k3_f64", h100), "");
+  EXPECT_NE(why("i4_o64_l100_k3_tf32", h100), "");
+  EXPECT_EQ(why("i32_o64_l100_k3_f32", h100), "");  // 96 products
+  EXPECT_NE(why("i33_o64_l100_k3_f32", h100), "");  // 99: its sums would err more than twice as far as f32's
+}
+
+// One image serves every schedule of a layer: the host packs once.
+TEST(GemmSm90, SchedulesShareTheirImage) {
+  const Target& h100 = *find_target("h100");
+  for (const char* word :
+       {"i512_o256_l100_k16_s8_p4_f16", "i32_o64_l100_k3_s2_p1_d2_tf32", "i40_o24_l100_k10_s5_tf32"}) {
+    const Problem problem = parse_workload(word).problem;
+    const auto schedules = kGemmSm90.schedules(problem, h100);
+    for (const Schedule& schedule : schedules) {
+      EXPECT_EQ(schedule.rows, schedules.front().rows) << word;
+      EXPECT_EQ(kGemmSm90.packed_bytes(problem, schedule), kGemmSm90.packed_bytes(problem, schedules.front())) << word;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tconv::cuda
