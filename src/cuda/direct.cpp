@@ -73,7 +73,7 @@ Tile tile_of(const Problem& p, const Schedule& s) {
   const std::int64_t spread = mixed || tile.phases == 1 ? 0 : (tile.phases - 1) * p.dilation / p.stride + 1;
   const std::int64_t window = tile.positions + (tile.step_taps - 1) * offset_step + spread;
   const std::int64_t stage_bytes =
-      2 * bytes_per_sum(p.arithmetic) * (std::int64_t{tile.step_taps} * tile.rows + window);
+      std::int64_t{2} * bytes_per_sum(p.arithmetic) * (std::int64_t{tile.step_taps} * tile.rows + window);
   constexpr std::int64_t kStageBytes = 40 << 10;  // of 48 KiB static shared memory
   tile.depth = std::min(16, power_of_two_from(p.c_in / p.groups));
   while (tile.depth > 1 && tile.depth * stage_bytes > kStageBytes) tile.depth /= 2;
@@ -155,8 +155,9 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   // The larger a thread's tile, the more multiply-adds for each read of shared memory.
   const double efficiency = 0.6 * tile.thread_rows * tile.thread_positions /
                             (tile.thread_rows * tile.thread_positions + 2.0 * tile.thread_rows + tile.thread_positions);
-  const double tile_flops = 2.0 * tile.rows * tile.positions * static_cast<double>(phases.max_taps()) *
-                            static_cast<double>(p.c_in / p.groups);
+  const std::int64_t channels = p.c_in / p.groups;
+  const double tile_flops =
+      2.0 * tile.rows * tile.positions * static_cast<double>(phases.max_taps()) * static_cast<double>(channels);
   const double steps =
       static_cast<double>(ceil_div(phases.max_taps(), tile.step_taps) * ceil_div(p.c_in / p.groups, tile.depth));
   const auto count = static_cast<double>(tiles(workload, tile));

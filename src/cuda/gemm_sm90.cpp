@@ -60,9 +60,10 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   const std::int64_t channels = shape.tile_channels(s);
   const std::int64_t segment = whole ? group_positions * p.stride : s.rows * shape.gap;
   const std::int64_t pitch = ceil_div(segment, vector) * vector + vector;
+  constexpr std::int64_t kOutBytes = 20 << 10;  // of a group, beyond which it stores in parts
   std::int64_t parts = 1;
   while (whole && channels * shape.live == s.rows && s.rows % (16 * parts) == 0 && channels % (2 * parts) == 0 &&
-         channels / parts * pitch * shape.element_bytes > 20 * 1024)
+         channels / parts * pitch * shape.element_bytes > kOutBytes)
     parts *= 2;
   const std::int64_t segments = whole ? channels / parts : group_positions;
   const std::int64_t out_bytes = segments * pitch * shape.element_bytes;
@@ -77,7 +78,7 @@ std::optional<std::string> refuse(const Problem& p, const Target& target) {
   if (target.sm != 90) return fmt::format("wgmma is an instruction of compute capability 9.0, not {}", target.sm);
   if (p.arithmetic == Arithmetic::f64 || p.arithmetic == Arithmetic::i32)
     return fmt::format("wgmma multiplies tf32, f16 and bf16, not {}", name(p.arithmetic));
-  if (const auto why = too_large_for_int(p)) return why;
+  if (auto why = too_large_for_int(p)) return why;
   const Shape shape(p);
   if (shape.c_in < 8) return fmt::format("{} input channels a group leave most of the matrix unit idle", shape.c_in);
   if (shape.rows() < 4)

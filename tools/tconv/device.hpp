@@ -50,6 +50,7 @@ class Memory {
   [[nodiscard]] cuda::Pointer pointer() const { return pointer_; }
   [[nodiscard]] std::size_t bytes() const { return bytes_; }
   [[nodiscard]] void* at(std::size_t offset) const {
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): the driver's own type for device memory is an integer
     return reinterpret_cast<void*>(static_cast<std::uintptr_t>(pointer_ + offset));
   }
 
