@@ -4,7 +4,7 @@
 namespace tconv {
 
 // Strides count elements. x (batch, C_in, length), y (batch, C_out, out_length); y's samples are adjacent.
-// Pointers need the alignment of one element, no more. `w` is what the kernel's own pack kernel wrote.
+// Pointers need the alignment of one element, `w` of 16 bytes: it is what the kernel's own pack kernel wrote.
 struct Call {
   const void* x;
   const void* w;

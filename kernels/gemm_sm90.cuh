@@ -14,6 +14,7 @@
 #pragma once
 
 #include "call.h"
+#include "element.cuh"
 #include "ptx.cuh"
 #include "wgmma.cuh"
 
@@ -34,15 +35,15 @@ struct AsF16 {
   using Element = unsigned short;
   static constexpr ptx::Operand OPERAND = ptx::Operand::f16;
   static constexpr int TERMS = 1;
-  __device__ static float load(Element e) { return ptx::from_f16(e); }
-  __device__ static Element round(float v) { return ptx::to_f16(v); }
+  __device__ static float load(Element e) { return tconv::Element<F16>::widen({e}); }
+  __device__ static Element round(float v) { return tconv::Element<F16>::narrow(v).bits; }
 };
 struct AsBf16 {
   using Element = unsigned short;
   static constexpr ptx::Operand OPERAND = ptx::Operand::bf16;
   static constexpr int TERMS = 1;
-  __device__ static float load(Element e) { return ptx::from_bf16(e); }
-  __device__ static Element round(float v) { return ptx::to_bf16(v); }
+  __device__ static float load(Element e) { return tconv::Element<Bf16>::widen({e}); }
+  __device__ static Element round(float v) { return tconv::Element<Bf16>::narrow(v).bits; }
 };
 
 template <class Layer, class Schedule>
@@ -450,7 +451,8 @@ struct GemmSm90 {
   }
 
   // A part of the segments, from shared memory to y: whole 16-byte granules, and one by one what is left at either end.
-  // `part0`: the channel of the tile that the first segment is. A thread serves every eighth segment, whose starts agree modulo 16 bytes, so it has one alignment for all of them.
+  // `part0`: the channel of the tile that the first segment is. A thread serves every eighth segment, whose starts agree
+  // modulo 16 bytes, so it has one alignment for all of them.
   __device__ void write_segments(const Element* buffer, const Tile& tile, long long position, int channel0,
                                  int part0, int phase0, int thread) const {
     constexpr int LANES = 16, STEP_SEGMENTS = 128 / LANES;
@@ -550,8 +552,9 @@ struct GemmSm90 {
           kernel.template produce_x<2>(threadIdx.x - 128 * CONSUMERS);
         else
           kernel.template produce_x<1>(threadIdx.x - 128 * CONSUMERS);
-      } else if (threadIdx.x % 32 == 0)
+      } else if (threadIdx.x % 32 == 0) {
         kernel.produce_w();
+      }
     }
   }
 

@@ -142,6 +142,12 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
   return all;
 }
 
+// The same image for every schedule of a problem: they share their rows.
+std::int64_t packed_bytes(const Problem& p, const Schedule& s) {
+  const Shape shape(p);
+  return shape.groups * shape.row_tiles(s) * shape.weight_entries() * shape.weight_bytes(s);
+}
+
 std::string source(const Problem& p, const Target&, const Schedule& s) {
   const Shape shape(p);
   const char* storage = p.arithmetic == Arithmetic::f32    ? "AsF32"
@@ -169,14 +175,7 @@ std::string source(const Problem& p, const Target&, const Schedule& s) {
       "  Gemm::pack(call);\n}}\n",
       storage, shape.c_in, shape.c_out, shape.groups, p.kernel, p.stride, p.padding, shape.gap, shape.live,
       p.dilation / shape.gap, shape.taps, shape.jump, p.bias, s.rows, s.positions / s.warpgroups / 64, s.warpgroups,
-      s.stages, s.weight_stages, shared_bytes(p, s), threads(s),
-      shape.groups * shape.row_tiles(s) * shape.weight_entries() * shape.weight_bytes(s));
-}
-
-// The same image for every schedule of a problem: they share their rows.
-std::int64_t packed_bytes(const Problem& p, const Schedule& s) {
-  const Shape shape(p);
-  return shape.groups * shape.row_tiles(s) * shape.weight_entries() * shape.weight_bytes(s);
+      s.stages, s.weight_stages, shared_bytes(p, s), threads(s), packed_bytes(p, s));
 }
 
 Launch pack_launch(const Problem& p, const Schedule& s) {

@@ -50,7 +50,7 @@ struct Solver {
 };
 
 extern const Solver kGemmSm90;   // gemm_sm90.cpp: wgmma, every position tile staged once
-extern const Solver kDepthwise;  // depthwise.cpp: one input and one output channel a group
+extern const Solver kDepthwise;  // depthwise.cpp: one input channel a group
 extern const Solver kDirect;     // direct.cpp: anything, in IEEE arithmetic of the data's own type
 
 [[nodiscard]] std::span<const Solver* const> solvers();
