@@ -18,6 +18,8 @@ struct Call {
   long long x_stride_t;
   long long y_stride_b;
   long long y_stride_c;
+  const void* x_alpha = nullptr;  // of snake before: C_in values as sums hold them
+  const void* y_alpha = nullptr;  // of snake after: C_out values
 };
 
 // What packing the weights once brings: w (C_in, C_out/groups, K) with element strides -> the solver's own image.

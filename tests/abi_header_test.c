@@ -32,10 +32,10 @@ int main(void) {
   expect(tconv_plan_create(&problem, 0, NULL, &plan) == TCONV_INVALID, "another size of the struct");
   expect(strstr(tconv_last_error(), "struct_size") != NULL, "the text names it");
   problem.struct_size = sizeof problem;
-  expect(tconv_plan_create(&problem, -1, NULL, &plan) == TCONV_NO_DEVICE && plan == NULL, "device -1");
+  expect(tconv_plan_create(&problem, -2, NULL, &plan) == TCONV_NO_DEVICE && plan == NULL, "device -2");
   expect(strlen(tconv_last_error()) > 0, "a text");
   int64_t out_length = 0;
-  struct tconv_run run = {sizeof run, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0};
+  struct tconv_run run = {sizeof run, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, NULL, NULL};
   expect(tconv_plan_out_length(NULL, 1, &out_length) == TCONV_INVALID, "out_length of a null plan");
   expect(tconv_plan_pack(NULL, NULL, 0, 0, 0, NULL, NULL) == TCONV_INVALID, "pack of a null plan");
   expect(tconv_plan_run(NULL, &run, NULL) == TCONV_INVALID, "run of a null plan");

@@ -1,5 +1,5 @@
-"""Transposed 1-D convolution on a CUDA GPU."""
+"""Transposed 1-D convolution on the CPU and on CUDA GPUs."""
 
-from tconv._native import Error, Plan, version
+from tconv._native import CPU, Error, Plan, version
 
-__all__ = ["Error", "Plan", "version"]
+__all__ = ["CPU", "Error", "Plan", "version"]

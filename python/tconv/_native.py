@@ -5,19 +5,27 @@ import os
 import pathlib
 
 ARITHMETICS = {"f32": 0, "tf32": 1, "f16": 2, "bf16": 3, "f64": 4, "i32": 5}
+ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "elu": 3, "gelu": 4, "tanh": 5, "snake": 6}
+CPU = -1
 
 
 class _Problem(ctypes.Structure):
     _fields_ = [("struct_size", ctypes.c_size_t)] + [
         (name, ctypes.c_int64) for name in ("c_in", "c_out", "kernel", "stride", "padding", "output_padding",
                                             "dilation", "groups")] + [
-        ("arithmetic", ctypes.c_int32), ("bias", ctypes.c_int32)]
+        ("arithmetic", ctypes.c_int32), ("bias", ctypes.c_int32), ("before", ctypes.c_int32),
+        ("after", ctypes.c_int32), ("before_parameter", ctypes.c_double), ("after_parameter", ctypes.c_double)]
+
+
+class _How(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_size_t), ("stream", ctypes.c_void_p), ("threads", ctypes.c_int32)]
 
 
 class _Run(ctypes.Structure):
     _fields_ = [("struct_size", ctypes.c_size_t)] + [(name, ctypes.c_void_p) for name in ("x", "packed", "bias", "y")] + [
         (name, ctypes.c_int64) for name in ("batch", "length", "x_stride_batch", "x_stride_channel", "x_stride_sample",
-                                            "y_stride_batch", "y_stride_channel")]
+                                            "y_stride_batch", "y_stride_channel")] + [
+        ("x_alpha", ctypes.c_void_p), ("y_alpha", ctypes.c_void_p)]
 
 
 class Error(RuntimeError):
@@ -41,8 +49,9 @@ def _load():
             ("tconv_plan_destroy", None, [pointer]),
             ("tconv_plan_packed_bytes", i64, [pointer]),
             ("tconv_plan_out_length", ctypes.c_int, [pointer, i64, ctypes.POINTER(i64)]),
-            ("tconv_plan_pack", ctypes.c_int, [pointer, pointer, i64, i64, i64, pointer, pointer]),
-            ("tconv_plan_run", ctypes.c_int, [pointer, ctypes.POINTER(_Run), pointer]),
+            ("tconv_plan_pack", ctypes.c_int, [pointer, pointer, i64, i64, i64, pointer,
+                                               ctypes.POINTER(_How)]),
+            ("tconv_plan_run", ctypes.c_int, [pointer, ctypes.POINTER(_Run), ctypes.POINTER(_How)]),
             ("tconv_plan_explain", ctypes.c_int, [pointer, i64, i64, ctypes.c_char_p, ctypes.c_size_t,
                                                   ctypes.POINTER(ctypes.c_size_t)])):
         function = getattr(lib, name)
@@ -66,9 +75,11 @@ class Plan:
     """One layer on one device. Pointers are integers (torch's data_ptr()), strides count elements."""
 
     def __init__(self, c_in, c_out, kernel, stride=1, padding=0, output_padding=0, dilation=1, groups=1,
-                 arithmetic="f32", bias=False, device=0, solver=None):
+                 arithmetic="f32", bias=False, device=0, solver=None, before="none", after="none",
+                 before_parameter=0.0, after_parameter=0.0):
         problem = _Problem(ctypes.sizeof(_Problem), c_in, c_out, kernel, stride, padding, output_padding, dilation,
-                           groups, ARITHMETICS[arithmetic], int(bool(bias)))
+                           groups, ARITHMETICS[arithmetic], int(bool(bias)), ACTIVATIONS[before], ACTIVATIONS[after],
+                           before_parameter, after_parameter)
         self._plan = ctypes.c_void_p()
         _check(_lib.tconv_plan_create(ctypes.byref(problem), device, solver.encode() if solver else None,
                                       ctypes.byref(self._plan)))
@@ -87,13 +98,17 @@ class Plan:
         _check(_lib.tconv_plan_out_length(self._plan, length, ctypes.byref(result)))
         return result.value
 
-    def pack(self, w, strides, packed, stream=0):
-        _check(_lib.tconv_plan_pack(self._plan, w, *strides, packed, stream))
+    def pack(self, w, strides, packed, stream=0, threads=1):
+        how = _How(ctypes.sizeof(_How), stream, threads)
+        _check(_lib.tconv_plan_pack(self._plan, w, *strides, packed, ctypes.byref(how)))
 
-    def run(self, x, packed, bias, y, batch, length, x_strides, y_strides, stream=0):
-        """bias: None where the problem has none; x_strides: of batch, channel and sample; y_strides: the first two."""
-        call = _Run(ctypes.sizeof(_Run), x, packed, bias, y, batch, length, *x_strides, *y_strides)
-        _check(_lib.tconv_plan_run(self._plan, ctypes.byref(call), stream))
+    def run(self, x, packed, bias, y, batch, length, x_strides, y_strides, stream=0, threads=1, x_alpha=None,
+            y_alpha=None):
+        """bias: None where the problem has none; x_strides: of batch, channel and sample; y_strides: the first two.
+        On a GPU the call is asynchronous on `stream`, on the CPU it takes `threads` threads."""
+        call = _Run(ctypes.sizeof(_Run), x, packed, bias, y, batch, length, *x_strides, *y_strides, x_alpha, y_alpha)
+        how = _How(ctypes.sizeof(_How), stream, threads)
+        _check(_lib.tconv_plan_run(self._plan, ctypes.byref(call), ctypes.byref(how)))
 
     def explain(self, batch, length):
         needed = ctypes.c_size_t()

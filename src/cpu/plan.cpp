@@ -1,0 +1,196 @@
+#include "cpu/plan.hpp"
+
+#include <fmt/format.h>
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <new>
+
+#include "cpu/threads.hpp"
+#include "util/error.hpp"
+
+namespace tconv::cpu {
+namespace {
+
+const Solver& solver_named(std::string_view name) {
+  std::string names;
+  for (const Solver* solver : solvers()) {
+    if (solver->name == name) return *solver;
+    names += (names.empty() ? "" : ", ") + std::string(solver->name);
+  }
+  throw Error(Exit::usage, "solver", "has no such name on the CPU", "one of: " + names);
+}
+
+// A thread's calls reuse their memory; it grows to the largest and goes with the thread.
+class Workspace {
+ public:
+  ~Workspace() { release(); }
+  std::byte* take(std::int64_t bytes) {
+    if (bytes > bytes_) {
+      release();
+      memory_ = static_cast<std::byte*>(::operator new(static_cast<std::size_t>(bytes), kAlign));
+      bytes_ = bytes;
+    }
+    return memory_;
+  }
+
+ private:
+  static constexpr std::align_val_t kAlign{4096};
+  void release() {
+    if (memory_ != nullptr) ::operator delete(memory_, kAlign);
+    memory_ = nullptr;
+    bytes_ = 0;
+  }
+  std::byte* memory_ = nullptr;
+  std::int64_t bytes_ = 0;
+};
+
+// [first, last) of the bytes that a tensor's elements lie in; strides may be negative.
+struct Bytes {
+  const char* first;
+  const char* last;
+};
+struct Dimension {
+  std::int64_t count, stride;
+};
+Bytes bytes_of(const void* pointer, std::initializer_list<Dimension> dimensions, std::int64_t size) {
+  const char* first = static_cast<const char*>(pointer);
+  const char* last = first + size;
+  for (const Dimension& d : dimensions) {
+    const std::int64_t reach = (d.count - 1) * d.stride * size;
+    (reach < 0 ? first : last) += reach;
+  }
+  return {first, last};
+}
+
+void require_apart(const Bytes& y, const Bytes& other, const char* name) {
+  if (y.first < other.last && other.first < y.last)
+    throw Error(Exit::usage, "run", fmt::format("y overlaps {}", name), "an output of its own memory");
+}
+
+void require_threads(int threads) {
+  if (threads < 1 || threads > kMaxThreads)
+    throw Error(Exit::usage, "threads", fmt::format("are {}", threads), fmt::format("1 to {}", kMaxThreads));
+}
+
+void require_aligned(const void* packed) {
+  if (reinterpret_cast<std::uintptr_t>(packed) % kPackedAlign != 0)
+    throw Error(Exit::usage, "packed", "is not aligned", fmt::format("a multiple of {} bytes", kPackedAlign));
+}
+
+// Reach of an offset in a tensor, refused where it does not fit into memory's addresses.
+void require_addressable(const char* name, std::initializer_list<Dimension> dimensions, std::int64_t size) {
+  std::int64_t total = 0;
+  for (const Dimension& d : dimensions) {
+    std::int64_t reach = 0;
+    if (d.count > 1 &&
+        (__builtin_mul_overflow(d.count - 1, d.stride, &reach) || __builtin_mul_overflow(reach, size, &reach) ||
+         reach == INT64_MIN || __builtin_add_overflow(total, reach < 0 ? -reach : reach, &total)))
+      throw Error(Exit::usage, "run", fmt::format("the strides of {} reach beyond 2^63 bytes", name), "smaller ones");
+  }
+}
+
+}  // namespace
+
+Plan::Plan(const Layer& layer, std::string_view solver) : layer_(layer) {
+  if (const std::optional<Refusal> no = refuse(layer)) throw Error(Exit::unsupported, "layer", no->what, no->rule);
+  const Solver* forced = solver.empty() ? nullptr : &solver_named(solver);
+  for (const Solver* one : solvers()) {
+    if (forced != nullptr && one != forced) {
+      passed_over_.push_back({one->name, fmt::format("'{}' was asked for", solver)});
+    } else if (std::optional<std::string> why = one->refuse(layer)) {
+      passed_over_.push_back({one->name, std::move(*why)});
+    } else {
+      solver_ = one;
+      break;
+    }
+  }
+  if (solver_ == nullptr)
+    throw Error(Exit::unsupported, "CPU", "no solver serves the layer",
+                fmt::format("{}: {}", passed_over_.back().solver, passed_over_.back().why));
+  kernel_ = solver_->make(layer);
+}
+
+std::string Plan::explain(const Extent& extent) const {
+  require_valid(problem(), extent);
+  std::string out =
+      fmt::format("{} on the CPU, {}\n  {}\n  {:.0f} KiB a thread\n", solver().name, instruction_sets().front(),
+                  kernel_->explain(extent), static_cast<double>(workspace_bytes(extent)) / 1024);
+  for (const PassedOver& passed : passed_over_) out += fmt::format("not {}: {}\n", passed.solver, passed.why);
+  return out;
+}
+
+void Plan::pack(const Pack& call, int threads) const {
+  require_threads(threads);
+  if (call.w == nullptr || call.packed == nullptr)
+    throw Error(Exit::usage, "pack", "a pointer is null", "the weights and the packed buffer");
+  require_aligned(call.packed);
+  kernel_->pack(call, threads);
+}
+
+void Plan::run(const Call& call, int threads) const {
+  const Problem& p = problem();
+  const Extent extent{.batch = call.batch, .length = call.length};
+  require_threads(threads);
+  require_valid(p, extent);
+  if (const std::int64_t due = out_length(p, extent.length); call.out_length != due)
+    throw Error(Exit::usage, "run", fmt::format("an output length of {} is given", call.out_length),
+                fmt::format("{} inputs make {}", extent.length, due));
+  if (extent.batch == 0) return;
+  if (call.x == nullptr || call.w == nullptr || call.y == nullptr)
+    throw Error(Exit::usage, "run", "a pointer is null", "x, the packed weights and y");
+  if (p.bias != (call.bias != nullptr))
+    throw Error(Exit::usage, "run", p.bias ? "the bias is null" : "a bias is given",
+                p.bias ? "the plan's problem has a bias" : "the plan's problem has none");
+  if ((layer_.before == Activation::snake) != (call.x_alpha != nullptr) ||
+      (layer_.after == Activation::snake) != (call.y_alpha != nullptr))
+    throw Error(Exit::usage, "run", "alphas are given without snake, or snake without them",
+                "one alpha a channel for snake, null otherwise");
+  require_aligned(call.w);
+  const std::int64_t size = bytes_per_element(p.arithmetic);
+  const Dimension x_batch{call.batch, call.x_stride_b}, x_channel{p.c_in, call.x_stride_c},
+      x_sample{call.length, call.x_stride_t};
+  const Dimension y_batch{call.batch, call.y_stride_b}, y_channel{p.c_out, call.y_stride_c},
+      y_sample{call.out_length, 1};
+  require_addressable("x", {x_batch, x_channel, x_sample}, size);
+  require_addressable("y", {y_batch, y_channel, y_sample}, size);
+  const auto apart = [&](std::int64_t stride, std::int64_t count) {
+    return count <= 1 || stride <= -call.out_length || stride >= call.out_length;
+  };
+  if (!apart(call.y_stride_c, p.c_out) || !apart(call.y_stride_b, call.batch))
+    throw Error(Exit::usage, "run", "the rows of y overlap", "strides of at least the output length");
+  const Bytes y = bytes_of(call.y, {y_batch, y_channel, y_sample}, size);
+  require_apart(y, bytes_of(call.x, {x_batch, x_channel, x_sample}, size), "x");
+  require_apart(y, bytes_of(call.w, {{packed_bytes(), 1}}, 1), "the packed weights");
+  if (call.bias != nullptr) require_apart(y, bytes_of(call.bias, {{p.c_out, 1}}, size), "the bias");
+
+  thread_local Workspace memory;
+  const std::int64_t each = (workspace_bytes(extent) + kPackedAlign - 1) / kPackedAlign * kPackedAlign;
+  kernel_->run(call, threads, memory.take(each * threads));
+}
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const std::int64_t target : hwy::SupportedAndGeneratedTargets()) names.emplace_back(hwy::TargetName(target));
+  return names;
+}
+
+void use_instruction_set(std::string_view name) {
+  hwy::SetSupportedTargetsForTest(0);
+  std::string names;
+  for (const std::int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    if (hwy::TargetName(target) == name) {
+      hwy::SetSupportedTargetsForTest(target);
+      hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+      return;
+    }
+    names += (names.empty() ? "" : ", ") + std::string(hwy::TargetName(target));
+  }
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  throw Error(Exit::usage, "instruction set", "is not one of this machine's", "one of: " + names);
+}
+
+}  // namespace tconv::cpu

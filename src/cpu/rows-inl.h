@@ -1,0 +1,182 @@
+// Rows of a tensor on their way in and out: storage to sums and back, activations. Per target of Highway's.
+// The guard toggles, as foreach_target.h includes this once a target.
+#if defined(TCONV_CPU_ROWS_INL_H) == defined(HWY_TARGET_TOGGLE)
+#ifdef TCONV_CPU_ROWS_INL_H
+#undef TCONV_CPU_ROWS_INL_H
+#else
+#define TCONV_CPU_ROWS_INL_H
+#endif
+
+#include <hwy/contrib/math/math-inl.h>
+#include <hwy/highway.h>
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "problem/layer.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace tconv::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// What sums are held in.
+template <typename S>
+using SumOf = std::conditional_t<sizeof(S) == 2, float, S>;
+
+// erf(z) for |z| by 1 - (a1 t + ... + a5 t^5) exp(-z^2), t = 1/(1 + p z): Abramowitz and Stegun 7.1.26 has 1.5e-7, too
+// coarse beside f32's rounding near 0, so small |z| takes the Taylor series.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Erf(D d, V z) {
+  using T = hn::TFromD<D>;
+  const V a = hn::Abs(z);
+  const V square = hn::Mul(z, z);
+  // Series: 2/sqrt(pi) * sum (-1)^n z^(2n+1) / (n! (2n+1)), for |z| < 1; its 17 terms reach 1e-15 there.
+  constexpr int kTerms = 17;
+  double coefficients[kTerms];
+  double factorial = 1;
+  for (int n = 0; n < kTerms; ++n) {
+    if (n > 0) factorial *= n;
+    coefficients[n] = (n % 2 == 0 ? 1.0 : -1.0) * 1.1283791670955126 / (factorial * (2 * n + 1));
+  }
+  V series = hn::Set(d, static_cast<T>(coefficients[kTerms - 1]));
+  for (int n = kTerms - 2; n >= 0; --n)
+    series = hn::MulAdd(series, square, hn::Set(d, static_cast<T>(coefficients[n])));
+  series = hn::Mul(series, z);
+  // Continued fraction of erfc: exp(-z^2)/sqrt(pi) / (z + (1/2)/(z + 1/(z + (3/2)/(z + ...)))), for |z| >= 1.
+  constexpr int kLevels = sizeof(T) == 4 ? 24 : 96;
+  V fraction = a;
+  for (int n = kLevels; n >= 1; --n) fraction = hn::Add(a, hn::Div(hn::Set(d, static_cast<T>(0.5 * n)), fraction));
+  const V tail = hn::Div(hn::Mul(hn::Exp(d, hn::Neg(square)), hn::Set(d, static_cast<T>(0.5641895835477563))), fraction);
+  const V one = hn::Set(d, static_cast<T>(1));
+  const V far = hn::CopySign(hn::Sub(one, tail), z);
+  return hn::IfThenElse(hn::Lt(a, one), series, far);
+}
+
+// `parameter`: of leaky_relu and elu; `alpha`: of snake, a value for each lane.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Activate(D d, V v, Activation activation, hn::TFromD<D> parameter, V alpha) {
+  using T = hn::TFromD<D>;
+  const V zero = hn::Zero(d);
+  if constexpr (!hwy::IsFloat<T>()) {
+    return activation == Activation::relu ? hn::Max(v, zero) : v;
+  } else {
+    switch (activation) {
+      case Activation::none:
+        return v;
+      case Activation::relu:  // a NaN stays one, as torch.relu's does
+        return hn::IfThenElse(hn::Lt(v, zero), zero, v);
+      case Activation::leaky_relu:
+        return hn::IfThenElse(hn::Lt(v, zero), hn::Mul(v, hn::Set(d, parameter)), v);
+      case Activation::elu:
+        return hn::IfThenElse(hn::Lt(v, zero), hn::Mul(hn::Set(d, parameter), hn::Expm1(d, hn::Min(v, zero))), v);
+      case Activation::gelu: {
+        const V erf = Erf(d, hn::Mul(v, hn::Set(d, static_cast<T>(0.7071067811865476))));
+        return hn::Mul(hn::Mul(v, hn::Set(d, static_cast<T>(0.5))), hn::Add(hn::Set(d, static_cast<T>(1)), erf));
+      }
+      case Activation::tanh:
+        return hn::Tanh(d, v);
+      case Activation::snake: {
+        const V sine = hn::Sin(d, hn::Mul(alpha, v));
+        return hn::Add(v, hn::Div(hn::Mul(sine, sine), hn::Add(alpha, hn::Set(d, static_cast<T>(1e-9)))));
+      }
+    }
+    return v;
+  }
+}
+
+// n elements of one row of x, `stride` apart, as sums hold them, activated.
+template <typename S, typename T = SumOf<S>>
+void LoadRow(const S* from, std::int64_t stride, std::int64_t n, T* to, Activation activation, T parameter, T alpha) {
+  const hn::ScalableTag<T> d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  constexpr std::int64_t kStaged = 256;
+  S staged[kStaged];
+  if (stride == 1 && std::is_same_v<S, T> && activation == Activation::none) {
+    std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(T));
+    return;
+  }
+  for (std::int64_t done = 0; done < n;) {
+    const std::int64_t now = HWY_MIN(n - done, kStaged);
+    const S* source = from + done * stride;
+    if (stride != 1) {
+      for (std::int64_t i = 0; i < now; ++i) std::memcpy(&staged[i], source + i * stride, sizeof(S));
+      source = staged;
+    }
+    T* out = to + done;
+    const hn::Vec<decltype(d)> all_alpha = hn::Set(d, alpha);
+    std::int64_t i = 0;
+    if constexpr (std::is_same_v<S, T>) {
+      for (; i + lanes <= now; i += lanes)
+        hn::StoreU(Activate(d, hn::LoadU(d, source + i), activation, parameter, all_alpha), d, out + i);
+    } else {
+      const hn::Rebind<S, decltype(d)> narrow;
+      for (; i + lanes <= now; i += lanes)
+        hn::StoreU(Activate(d, hn::PromoteTo(d, hn::LoadU(narrow, source + i)), activation, parameter, all_alpha), d,
+                   out + i);
+    }
+    if (i < now) {
+      HWY_ALIGN T whole[hn::MaxLanes(hn::ScalableTag<T>())] = {};
+      HWY_ALIGN S rest[hn::MaxLanes(hn::ScalableTag<T>())] = {};
+      std::memcpy(rest, source + i, static_cast<std::size_t>(now - i) * sizeof(S));
+      if constexpr (std::is_same_v<S, T>) {
+        hn::StoreU(Activate(d, hn::LoadU(d, rest), activation, parameter, all_alpha), d, whole);
+      } else {
+        const hn::Rebind<S, decltype(d)> narrow;
+        hn::StoreU(Activate(d, hn::PromoteTo(d, hn::LoadU(narrow, rest)), activation, parameter, all_alpha), d, whole);
+      }
+      std::memcpy(out + i, whole, static_cast<std::size_t>(now - i) * sizeof(T));
+    }
+    done += now;
+  }
+}
+
+// To the nearest bfloat16, ties to even, still in 32 bits: Highway's DemoteTo cuts the rest off.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V RoundToBf16(D d, V v) {
+  const hn::RebindToUnsigned<D> du;
+  const auto bits = hn::BitCast(du, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fffu)));
+  const auto quiet = hn::Or(bits, hn::Set(du, 0x400000u));  // a NaN's own bits may all lie in what is cut off
+  return hn::IfThenElse(hn::IsNaN(v), hn::BitCast(d, quiet), hn::BitCast(d, rounded));
+}
+
+// To the nearest float16, ties to even, still in 32 bits: without an instruction for it, Highway's DemoteTo cuts the rest
+// off.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V RoundToF16(D d, V v) {
+  constexpr bool kCuts =
+      HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128;
+  if constexpr (!kCuts) return v;
+  const hn::RebindToUnsigned<D> du;
+  const auto bits = hn::BitCast(du, v);
+  const auto odd = hn::And(hn::ShiftRight<13>(bits), hn::Set(du, 1u));
+  const auto sum = hn::Add(bits, hn::Add(odd, hn::Set(du, 0xfffu)));
+  const V normal = hn::BitCast(d, hn::And(sum, hn::Set(du, 0xffffe000u)));
+  // Below 2^-14 float16 has steps of 2^-24, which are float's between 1/2 and 1.
+  const V half = hn::Set(d, 0.5f);
+  const V small = hn::CopySign(hn::Sub(hn::Add(hn::Abs(v), half), half), v);
+  const V rounded = hn::IfThenElse(hn::Lt(hn::Abs(v), hn::Set(d, 6.103515625e-05f)), small, normal);
+  return hn::IfThenElse(hn::IsNaN(v), v, rounded);
+}
+
+// Whole vectors of sums as storage holds them; n is a multiple of the lanes.
+template <typename S, typename T = SumOf<S>>
+void Narrow(const T* from, std::int64_t n, S* to) {
+  static_assert(!std::is_same_v<S, T>);
+  const hn::ScalableTag<T> d;
+  const hn::Rebind<S, decltype(d)> narrow;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  for (std::int64_t i = 0; i < n; i += lanes) {
+    auto v = hn::LoadU(d, from + i);
+    if constexpr (std::is_same_v<S, hwy::bfloat16_t>) v = RoundToBf16(d, v);
+    if constexpr (std::is_same_v<S, hwy::float16_t>) v = RoundToF16(d, v);
+    hn::StoreU(hn::DemoteTo(narrow, v), narrow, to + i);
+  }
+}
+
+}  // namespace tconv::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif

@@ -1,0 +1,10 @@
+#include "cpu/solver.hpp"
+
+namespace tconv::cpu {
+
+std::span<const Solver* const> solvers() {
+  static constexpr const Solver* kTable[] = {&kDepthwise, &kGemm};
+  return kTable;
+}
+
+}  // namespace tconv::cpu

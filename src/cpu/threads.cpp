@@ -1,0 +1,118 @@
+#include "cpu/threads.hpp"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace tconv::cpu {
+namespace {
+
+// How often a thread looks before it sleeps: some 20 microseconds, so that a model's layers find their threads awake.
+constexpr int kLooks = 400;
+
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");
+#endif
+}
+
+// Returns once the value is another than `old`.
+void wait_for_change(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
+  for (int i = 0; i < kLooks; ++i) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    for (int j = 0; j < 16; ++j) relax();
+  }
+  value.wait(old, std::memory_order_acquire);
+}
+
+struct Job {
+  void (*body)(void*, std::int64_t, int) = nullptr;
+  void* context = nullptr;
+  std::int64_t tasks = 0;
+  std::atomic<std::int64_t> next{0};
+
+  void work(int thread) {
+    for (std::int64_t task = next.fetch_add(1, std::memory_order_relaxed); task < tasks;
+         task = next.fetch_add(1, std::memory_order_relaxed))
+      body(context, task, thread);
+  }
+};
+
+class Pool {
+ public:
+  // Null where another call has the threads.
+  std::unique_lock<std::mutex> try_take() { return {taken_, std::try_to_lock}; }
+
+  void run(Job& job, int threads) {
+    const auto helpers = static_cast<std::size_t>(threads - 1);
+    job_ = &job;
+    pending_.store(static_cast<std::uint32_t>(helpers), std::memory_order_relaxed);
+    while (workers_.size() < helpers) start();
+    for (std::size_t i = 0; i < helpers; ++i) {
+      workers_[i]->calls.fetch_add(1, std::memory_order_release);
+      workers_[i]->calls.notify_one();
+    }
+    job.work(0);
+    for (std::uint32_t left = pending_.load(std::memory_order_acquire); left != 0;
+         left = pending_.load(std::memory_order_acquire))
+      wait_for_change(pending_, left);
+  }
+
+ private:
+  struct Worker {
+    std::atomic<std::uint32_t> calls{0};
+    std::thread thread;
+  };
+
+  void start() {
+    Worker& worker = *workers_.emplace_back(std::make_unique<Worker>());
+    const int number = static_cast<int>(workers_.size());
+    // Detached: the pool lives as long as the process.
+    worker.thread = std::thread([this, &worker, number] {
+      for (std::uint32_t seen = 0;; ++seen) {
+        wait_for_change(worker.calls, seen);
+        job_->work(number);
+        if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
+      }
+    });
+    worker.thread.detach();
+  }
+
+  std::mutex taken_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  Job* job_ = nullptr;
+  std::atomic<std::uint32_t> pending_{0};
+};
+
+// Never destroyed: its threads may still sleep in it at exit. A forked child has none of them and gets another.
+std::atomic<Pool*>& pool() {
+  static std::atomic<Pool*> current = [] {
+    pthread_atfork(nullptr, nullptr, [] { pool().store(new Pool); });
+    return new Pool;
+  }();
+  return current;
+}
+
+}  // namespace
+
+void parallel_for(int threads, std::int64_t tasks, void (*body)(void*, std::int64_t, int), void* context) {
+  Job job{.body = body, .context = context, .tasks = tasks};
+  threads = static_cast<int>(std::min<std::int64_t>(threads, tasks));
+  if (threads > 1) {
+    Pool& all = *pool().load();
+    if (const auto taken = all.try_take()) {
+      all.run(job, threads);
+      return;
+    }
+  }
+  job.work(0);
+}
+
+}  // namespace tconv::cpu
