@@ -14,6 +14,7 @@
 // clang-format on
 
 #include <fmt/format.h>
+#include <hwy/cache_control.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -30,9 +31,12 @@
 #define TCONV_CPU_GEMM_ONCE
 namespace tconv::cpu::gemm {
 
-inline constexpr std::int64_t kPanel = 32;       // rows that are packed together
-inline constexpr std::int64_t kChunk = 48;       // positions between two moves to y; register tiles divide it
-inline constexpr std::int64_t kMaxTile = 480;    // positions of a staged tile, a multiple of kChunk
+inline constexpr std::int64_t kPanel = 32;     // rows that are packed together
+inline constexpr std::int64_t kChunk = 48;     // positions between two moves to y; register tiles divide it
+inline constexpr std::int64_t kMaxTile = 480;  // positions of a staged tile, a multiple of kChunk
+inline constexpr std::int64_t kLine = 64;      // bytes of a cache line, where fetching ahead counts them
+inline constexpr std::int64_t kPage = 4096;
+inline constexpr std::int64_t kFetchEvery = 16;  // channels between two times of fetching ahead, a power of two
 inline constexpr std::int64_t kStaged = 393216;  // bytes that a staged tile aims at: some of a core's second cache
 
 // Phases that read the same offsets.
@@ -70,6 +74,9 @@ struct Split {
   std::int64_t parts = 1;  // of a group's panels
 };
 
+// The last panel of a bundle may have few rows, and is packed narrower then.
+inline std::int64_t panel_width(std::int64_t rows) { return rows > 16 ? kPanel : rows > 8 ? 16 : 8; }
+
 inline std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
 // Rows of a staged tile are whole cache lines, and not a power of two of them: channels would share few of a cache's
@@ -87,6 +94,66 @@ namespace tconv::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 using namespace gemm;  // NOLINT(google-build-using-namespace)
 
+// Lines of some rows of a tensor, in order.
+class Lines {
+ public:
+  Lines() = default;
+  // Rows of so many bytes, `pitch` apart.
+  Lines(const void* row, std::int64_t pitch, std::int64_t rows, std::int64_t bytes)
+      : row_(static_cast<const char*>(row)), pitch_(pitch), rows_(bytes > 0 ? rows : 0), bytes_(bytes) {}
+  // A processor may drop the fetch of a line whose page it does not know, so this reads one byte of each new page.
+  void touch() const {
+    const auto page = [](const char* at) { return reinterpret_cast<std::uintptr_t>(at) / kPage; };
+    for (std::int64_t i = 0; i < rows_; ++i) {
+      const char* last = row_ + i * pitch_ + bytes_ - 1;
+      if (page(last) != page(last - bytes_)) (void)*static_cast<const volatile char*>(last);
+    }
+  }
+  [[nodiscard]] std::int64_t count() const { return rows_ * (bytes_ / kLine + 1); }
+  // The next `most`, or those left; returns their number.
+  std::int64_t take(std::int64_t most, const char** to) {
+    std::int64_t n = 0;
+    for (; n < most && rows_ > 0; ++n) {
+      to[n] = row_ + at_;
+      at_ += kLine;
+      if (at_ < bytes_) continue;
+      at_ = 0;
+      row_ += pitch_;
+      --rows_;
+    }
+    return n;
+  }
+
+ private:
+  const char* row_ = nullptr;
+  std::int64_t pitch_ = 0;
+  std::int64_t rows_ = 0;
+  std::int64_t bytes_ = 0;
+  std::int64_t at_ = 0;
+};
+
+// Lines to be fetched while a chunk is multiplied: what the next tile will read, and where the sums will go. A few at a
+// time, as more at once would hold up the loads of the multiplication.
+class Fetches {
+ public:
+  void plan(Lines& x, std::int64_t of_x, Lines y, std::int64_t steps) {
+    count_ = y.take(kMost / 2, lines_);
+    count_ += x.take(std::min(of_x, kMost / 2), lines_ + count_);
+    each_ = (count_ + steps - 1) / steps;
+    at_ = 0;
+  }
+  HWY_INLINE void few() {
+    for (const std::int64_t end = std::min(at_ + each_, count_); at_ < end; ++at_) hwy::Prefetch(lines_[at_]);
+  }
+
+ private:
+  static constexpr std::int64_t kMost = 1024;
+  const char* lines_[kMost];
+  std::int64_t count_ = 0;
+  std::int64_t each_ = 0;
+  std::int64_t at_ = 0;
+};
+
 template <class V>
 HWY_INLINE V AddProduct(V a, V b, V sum) {
   if constexpr (hwy::IsFloat<hn::TFromV<V>>()) {
@@ -102,12 +169,12 @@ constexpr int kColumns = HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4 || HW
 
 #define TCONV_EACH(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11)
 
-// sums[c*kPanel + row] = bias[row] + sum over (channel, offset) of w[(channel*taps + j)*kPanel + row]
+// sums[c*kPanel + row] = bias[row] + sum over (channel, offset) of w[(channel*taps + j)*width + row]
 //                        * x[channel*pitch + offsets[j] + c], for c < C and the D's lanes times NV rows.
 template <int NV, int C, class D, typename T = hn::TFromD<D>>
-void Multiply(D d, const T* HWY_RESTRICT w, const T* HWY_RESTRICT x, std::int64_t pitch, std::int64_t channels,
-              std::int64_t taps, const std::int64_t* HWY_RESTRICT offsets, const T* HWY_RESTRICT bias,
-              T* HWY_RESTRICT sums) {
+void Multiply(D d, Fetches& fetches, const T* HWY_RESTRICT w, std::int64_t width, const T* HWY_RESTRICT x,
+              std::int64_t pitch, std::int64_t channels, std::int64_t taps, const std::int64_t* HWY_RESTRICT offsets,
+              const T* HWY_RESTRICT bias, T* HWY_RESTRICT sums) {
   static_assert(NV <= 2 && C <= 12);
   const std::size_t lanes = hn::Lanes(d);
   const auto bias0 = hn::LoadU(d, bias);
@@ -116,7 +183,8 @@ void Multiply(D d, const T* HWY_RESTRICT w, const T* HWY_RESTRICT x, std::int64_
   TCONV_EACH(TCONV_DECLARE)
 #undef TCONV_DECLARE
   for (std::int64_t channel = 0; channel < channels; ++channel, x += pitch) {
-    for (std::int64_t j = 0; j < taps; ++j, w += kPanel) {
+    if (channel % kFetchEvery == 0) fetches.few();
+    for (std::int64_t j = 0; j < taps; ++j, w += width) {
       const T* HWY_RESTRICT at = x + offsets[j];
       const auto w0 = hn::LoadU(d, w);
       const auto w1 = NV > 1 ? hn::LoadU(d, w + lanes) : w0;
@@ -141,43 +209,45 @@ void Multiply(D d, const T* HWY_RESTRICT w, const T* HWY_RESTRICT x, std::int64_
 #undef TCONV_EACH
 
 template <int NV, class D, typename T = hn::TFromD<D>>
-void MultiplyColumns(D d, std::int64_t n, const T* w, const T* x, std::int64_t pitch, std::int64_t channels,
-                     std::int64_t taps, const std::int64_t* offsets, const T* bias, T* sums) {
+void MultiplyColumns(D d, Fetches& fetches, std::int64_t n, const T* w, std::int64_t width, const T* x,
+                     std::int64_t pitch, std::int64_t channels, std::int64_t taps, const std::int64_t* offsets,
+                     const T* bias, T* sums) {
   for (; n >= kColumns; n -= kColumns, x += kColumns, sums += kColumns * kPanel)
-    Multiply<NV, kColumns>(d, w, x, pitch, channels, taps, offsets, bias, sums);
+    Multiply<NV, kColumns>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums);
   // A tail computes up to a third more than it needs; what lies behind the tile is staged as well.
   if (n > 8) {
-    Multiply<NV, kColumns>(d, w, x, pitch, channels, taps, offsets, bias, sums);
+    Multiply<NV, kColumns>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums);
   } else if (n > 6) {
-    Multiply<NV, HWY_MIN(8, kColumns)>(d, w, x, pitch, channels, taps, offsets, bias, sums);
+    Multiply<NV, HWY_MIN(8, kColumns)>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums);
   } else if (n > 4) {
-    Multiply<NV, 6>(d, w, x, pitch, channels, taps, offsets, bias, sums);
+    Multiply<NV, 6>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums);
   } else if (n > 2) {
-    Multiply<NV, 4>(d, w, x, pitch, channels, taps, offsets, bias, sums);
+    Multiply<NV, 4>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums);
   } else if (n == 2) {
-    Multiply<NV, 2>(d, w, x, pitch, channels, taps, offsets, bias, sums);
+    Multiply<NV, 2>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums);
   } else if (n == 1) {
-    Multiply<NV, 1>(d, w, x, pitch, channels, taps, offsets, bias, sums);
+    Multiply<NV, 1>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums);
   }
 }
 
 // All rows of a panel (at most kPanel) at n <= kChunk positions.
 template <typename T>
-void MultiplyPanel(std::int64_t rows, std::int64_t n, const T* w, const T* x, std::int64_t pitch, std::int64_t channels,
-                   std::int64_t taps, const std::int64_t* offsets, const T* bias, T* sums) {
+void MultiplyPanel(Fetches& fetches, std::int64_t rows, std::int64_t n, const T* w, std::int64_t width, const T* x,
+                   std::int64_t pitch, std::int64_t channels, std::int64_t taps, const std::int64_t* offsets,
+                   const T* bias, T* sums) {
   const hn::CappedTag<T, kPanel / 2> d;
   const hn::CappedTag<T, 8> eight;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   std::int64_t row = 0;
   while (row < rows) {
     if (rows - row > lanes) {
-      MultiplyColumns<2>(d, n, w + row, x, pitch, channels, taps, offsets, bias + row, sums + row);
+      MultiplyColumns<2>(d, fetches, n, w + row, width, x, pitch, channels, taps, offsets, bias + row, sums + row);
       row += 2 * lanes;
     } else if (hn::Lanes(eight) < hn::Lanes(d) && rows - row <= 8) {  // half as wide is twice as fast
-      MultiplyColumns<1>(eight, n, w + row, x, pitch, channels, taps, offsets, bias + row, sums + row);
+      MultiplyColumns<1>(eight, fetches, n, w + row, width, x, pitch, channels, taps, offsets, bias + row, sums + row);
       row += 8;
     } else {
-      MultiplyColumns<1>(d, n, w + row, x, pitch, channels, taps, offsets, bias + row, sums + row);
+      MultiplyColumns<1>(d, fetches, n, w + row, width, x, pitch, channels, taps, offsets, bias + row, sums + row);
       row += lanes;
     }
   }
@@ -220,6 +290,70 @@ void MoveRuns(const S* HWY_RESTRICT from, S* HWY_RESTRICT to, std::int64_t count
   }
 }
 
+// Runs of this many bytes that fill their channel's row are moved several channels at a time, transposed in registers.
+// 0: not worth it, or not here.
+template <typename S>
+constexpr std::int64_t Together(std::int64_t n) {
+  const std::int64_t bytes = n * static_cast<std::int64_t>(sizeof(S));
+  if (HWY_TARGET == HWY_SCALAR) return 1;
+  return bytes == 4 ? 4 : bytes == 8 ? (HWY_MAX_BYTES >= 32 ? 4 : 2) : 1;
+}
+
+#if HWY_TARGET != HWY_SCALAR
+// to[g*pitch + i] = from[i*kPanel + g*n ..] for Together channels g and count positions i (a multiple of as many), in
+// runs of n elements.
+template <typename S>
+void MoveTransposed(const S* HWY_RESTRICT from, S* HWY_RESTRICT to, std::int64_t pitch, std::int64_t count,
+                    std::int64_t n) {
+  if (n * sizeof(S) == 4) {
+    const hn::Full128<std::uint32_t> d;
+    const hn::Full128<std::uint64_t> pairs;
+    const auto load = [&](std::int64_t i) {
+      return hn::LoadU(d, reinterpret_cast<const std::uint32_t*>(from + i * kPanel));
+    };
+    const auto store = [&](auto v, std::int64_t g, std::int64_t i) {
+      hn::StoreU(v, pairs, reinterpret_cast<std::uint64_t*>(to + g * pitch + i * n));
+    };
+    for (std::int64_t i = 0; i < count; i += 4) {
+      const auto c0 = load(i), c1 = load(i + 1), c2 = load(i + 2), c3 = load(i + 3);
+      const auto low01 = hn::BitCast(pairs, hn::InterleaveLower(d, c0, c1));
+      const auto low23 = hn::BitCast(pairs, hn::InterleaveLower(d, c2, c3));
+      const auto up01 = hn::BitCast(pairs, hn::InterleaveUpper(d, c0, c1));
+      const auto up23 = hn::BitCast(pairs, hn::InterleaveUpper(d, c2, c3));
+      store(hn::InterleaveLower(pairs, low01, low23), 0, i);
+      store(hn::InterleaveUpper(pairs, low01, low23), 1, i);
+      store(hn::InterleaveLower(pairs, up01, up23), 2, i);
+      store(hn::InterleaveUpper(pairs, up01, up23), 3, i);
+    }
+    return;
+  }
+  const hn::CappedTag<std::uint64_t, 4> d;
+  const auto load = [&](std::int64_t i) {
+    return hn::LoadU(d, reinterpret_cast<const std::uint64_t*>(from + i * kPanel));
+  };
+  const auto store = [&](auto v, std::int64_t g, std::int64_t i) {
+    hn::StoreU(v, d, reinterpret_cast<std::uint64_t*>(to + g * pitch + i * n));
+  };
+#if HWY_MAX_BYTES >= 32
+  for (std::int64_t i = 0; i < count; i += 4) {
+    const auto c0 = load(i), c1 = load(i + 1), c2 = load(i + 2), c3 = load(i + 3);
+    const auto even01 = hn::InterleaveLower(d, c0, c1), odd01 = hn::InterleaveUpper(d, c0, c1);
+    const auto even23 = hn::InterleaveLower(d, c2, c3), odd23 = hn::InterleaveUpper(d, c2, c3);
+    store(hn::ConcatLowerLower(d, even23, even01), 0, i);
+    store(hn::ConcatLowerLower(d, odd23, odd01), 1, i);
+    store(hn::ConcatUpperUpper(d, even23, even01), 2, i);
+    store(hn::ConcatUpperUpper(d, odd23, odd01), 3, i);
+  }
+#else
+  for (std::int64_t i = 0; i < count; i += 2) {
+    const auto c0 = load(i), c1 = load(i + 1);
+    store(hn::InterleaveLower(d, c0, c1), 0, i);
+    store(hn::InterleaveUpper(d, c0, c1), 1, i);
+  }
+#endif
+}
+#endif
+
 template <typename S>
 class Tile {
  public:
@@ -245,11 +379,16 @@ class Tile {
            2 * kPanel * size + 4 * 64;
   }
 
-  // Columns from `first` on of one group, through panels [from, to).
-  void run(std::int64_t group, std::int64_t first, std::int64_t from, std::int64_t to) {
+  // Columns from `first` on of one group, through panels [from, to). `next`: a tile that may come after it.
+  void run(std::int64_t group, std::int64_t first, std::int64_t from, std::int64_t to, std::int64_t next) {
     const std::int64_t n = std::min(split_.tile, split_.columns - first);
     Stage(group, first, n);
     const T* packed = static_cast<const T*>(call_.w) + group * shape_.packed_group;
+    const std::int64_t steps = (kChunk / kColumns) * ((shape_.in + kFetchEvery - 1) / kFetchEvery);  // of a chunk
+    Lines ahead = LinesIn(group, next);
+    ahead.touch();
+    const std::int64_t chunks = (to - from) * ((n + kChunk - 1) / kChunk);
+    const std::int64_t of_x = (ahead.count() + chunks - 1) / chunks;
     std::int64_t before = 0;
     for (const Bundle& bundle : shape_.bundles) {
       for (std::int64_t panel = std::max<std::int64_t>(from - before, 0); panel < std::min(to - before, bundle.panels);
@@ -258,10 +397,12 @@ class Tile {
         const std::int64_t rows = std::min(kPanel, bundle.rows - row);
         Rows(bundle, group, row, rows);
         const T* w = packed + bundle.packed + panel * bundle.depth * kPanel;
+        const std::int64_t width = panel_width(rows);
         for (std::int64_t c = 0; c < n; c += kChunk) {
           const std::int64_t columns = std::min(kChunk, n - c);
-          MultiplyPanel(rows, columns, w, x_ + c, pitch_, shape_.in, static_cast<std::int64_t>(bundle.offsets.size()),
-                        bundle.offsets.data(), bias_, sums_);
+          fetches_.plan(ahead, of_x, LinesOut(first + c, columns), steps);
+          MultiplyPanel(fetches_, rows, columns, w, width, x_ + c, pitch_, shape_.in,
+                        static_cast<std::int64_t>(bundle.offsets.size()), bundle.offsets.data(), bias_, sums_);
           Store(first + c, columns);
         }
       }
@@ -280,6 +421,29 @@ class Tile {
       if (at < split_.positions) body(batch, at, c, std::min(here, split_.positions - at));
       c += here;
     }
+  }
+
+  // x under the tile from column `first` on, as far as one batch has it.
+  Lines LinesIn(std::int64_t group, std::int64_t first) {
+    if (first >= split_.columns || call_.x_stride_t != 1) return {};
+    const std::int64_t sample = std::max<std::int64_t>(shape_.first_input + first % split_.pitch, 0);
+    const auto size = static_cast<std::int64_t>(sizeof(S));
+    const S* x = static_cast<const S*>(call_.x) + first / split_.pitch * call_.x_stride_b +
+                 group * shape_.in * call_.x_stride_c + sample;
+    return {x, call_.x_stride_c * size, shape_.in, std::min<std::int64_t>(split_.tile, call_.length - sample) * size};
+  }
+
+  // Likewise y where the sums of a chunk go, for runs that take most of a row.
+  Lines LinesOut(std::int64_t first, std::int64_t columns) {
+    const std::int64_t stride = shape_.layer.problem.stride, at = first % split_.pitch;
+    if (stride > kPanel || at >= split_.positions) return {};
+    const std::int64_t t = (shape_.first_position + at) * stride - shape_.layer.problem.padding;
+    const std::int64_t begin = std::clamp<std::int64_t>(t, 0, call_.out_length);
+    const std::int64_t end = std::clamp<std::int64_t>(t + columns * stride, begin, call_.out_length);
+    const auto size = static_cast<std::int64_t>(sizeof(S));
+    const S* y = static_cast<const S*>(call_.y) + first / split_.pitch * call_.y_stride_b +
+                 run_[0].channel * call_.y_stride_c + begin;
+    return {y, call_.y_stride_c * size, run_[runs_ - 1].channel - run_[0].channel + 1, (end - begin) * size};
   }
 
   // x under n columns and the span behind them, zero where there is none.
@@ -359,28 +523,47 @@ class Tile {
       from = narrow_;
     }
     EachBatch(first, columns, [&](std::int64_t batch, std::int64_t at, std::int64_t c, std::int64_t n) {
-      for (std::int64_t r = 0; r < runs_; ++r)
-        StoreRun(from + c * kPanel + run_[r].row, kPanel, run_[r], batch, shape_.first_position + at, n);
+      for (std::int64_t r = 0; r < runs_;) {
+        std::int64_t together = run_[r].n == shape_.layer.problem.stride ? Together<S>(run_[r].n) : 1;
+        if (r + together > runs_ || run_[r + together - 1].n != run_[r].n) together = 1;
+        StoreRuns(from + c * kPanel + run_[r].row, run_[r], together, batch, shape_.first_position + at, n);
+        r += together;
+      }
     });
   }
 
-  // One run at n positions from `position` on, cropped to y.
-  void StoreRun(const S* from, std::int64_t pitch, const Run& run, std::int64_t batch, std::int64_t position,
-                std::int64_t n) {
+  // The runs of `together` channels from `run`'s on at n positions from `position` on, cropped to y.
+  void StoreRuns(const S* from, const Run& run, std::int64_t together, std::int64_t batch, std::int64_t position,
+                 std::int64_t n) {
     const std::int64_t stride = shape_.layer.problem.stride;
     S* y = static_cast<S*>(call_.y) + batch * call_.y_stride_b + run.channel * call_.y_stride_c;
     std::int64_t t = position * stride + run.residue - shape_.layer.problem.padding;
+    const auto next = [&](std::int64_t positions) {
+      t += positions * stride, from += positions * kPanel, n -= positions;
+    };
     const auto partial = [&] {
-      for (std::int64_t i = 0; i < run.n; ++i) {
-        if (t + i >= 0 && t + i < call_.out_length) std::memcpy(y + t + i, from + i, sizeof(S));
+      for (std::int64_t g = 0; g < together; ++g) {
+        for (std::int64_t i = 0; i < run.n; ++i) {
+          if (t + i >= 0 && t + i < call_.out_length)
+            std::memcpy(y + g * call_.y_stride_c + t + i, from + g * run.n + i, sizeof(S));
+        }
       }
-      t += stride, from += pitch, --n;
+      next(1);
     };
     while (n > 0 && t < 0) partial();
     const std::int64_t room = call_.out_length - t - run.n;  // whole runs end inside y
-    const std::int64_t whole = n > 0 && room >= 0 ? std::min(n, room / stride + 1) : 0;
-    MoveRuns(from, y + t, whole, run.n, stride);
-    t += whole * stride, from += whole * pitch, n -= whole;
+    std::int64_t whole = n > 0 && room >= 0 ? std::min(n, room / stride + 1) : 0;
+#if HWY_TARGET != HWY_SCALAR
+    if (together > 1) {
+      const std::int64_t square = whole / together * together;
+      MoveTransposed(from, y + t, call_.y_stride_c, square, run.n);
+      next(square);
+      whole -= square;
+    }
+#endif
+    for (std::int64_t g = 0; g < together; ++g)
+      MoveRuns(from + g * run.n, y + g * call_.y_stride_c + t, whole, run.n, stride);
+    next(whole);
     while (n > 0) partial();
   }
 
@@ -426,6 +609,7 @@ class Tile {
   T* alpha_;
   Run run_[kPanel];
   std::int64_t runs_ = 0;
+  Fetches fetches_;
 };
 
 template <typename S>
@@ -435,7 +619,7 @@ void RunTyped(const Shape& shape, const Split& split, const Call& call, int thre
     const std::int64_t part = task % split.parts, tile = task / split.parts % split.tiles;
     Tile<S>(shape, split, call, workspace + thread * each)
         .run(task / split.parts / split.tiles, tile * split.tile, shape.panels * part / split.parts,
-             shape.panels * (part + 1) / split.parts);
+             shape.panels * (part + 1) / split.parts, (tile + (split.parts > 1 ? 1 : threads)) * split.tile);
   });
 }
 
@@ -453,19 +637,28 @@ void PackTyped(const Shape& shape, const Pack& call, int threads) {
     const auto per_channel = static_cast<std::int64_t>(bundle->residues.size());
     T* to = packed + group * shape.packed_group + bundle->packed + panel * bundle->depth * kPanel;
     const std::int64_t rows = std::min(kPanel, bundle->rows - panel * kPanel);
-    std::int64_t from[kPanel];  // w's element of a row's first tap at the group's first input channel
+    const std::int64_t width = panel_width(rows);
+    // Rows whose first taps are neighbours in w are copied together: the phases of a channel, mostly.
+    struct Piece {
+      std::int64_t row, from, n;
+    } piece[kPanel];
+    std::int64_t pieces = 0;
     for (std::int64_t i = 0; i < rows; ++i) {
       const std::int64_t row = panel * kPanel + i;
-      from[i] = row / per_channel * call.stride_out +
-                bundle->first_k[static_cast<std::size_t>(row % per_channel)] * call.stride_k;
+      const std::int64_t from = row / per_channel * call.stride_out +
+                                bundle->first_k[static_cast<std::size_t>(row % per_channel)] * call.stride_k;
+      if (pieces > 0 && piece[pieces - 1].from + piece[pieces - 1].n == from) {
+        ++piece[pieces - 1].n;
+      } else {
+        piece[pieces++] = {i, from, 1};
+      }
     }
+    S row[kPanel] = {};
     for (std::int64_t in = 0; in < shape.in; ++in) {
-      const S* channel = w + (group * shape.in + in) * call.stride_in;
-      for (std::int64_t j = 0; j < taps; ++j, to += kPanel) {
-        S row[kPanel] = {};
-        const S* tap = channel + j * shape.k_step * call.stride_k;
-        for (std::int64_t i = 0; i < rows; ++i) std::memcpy(&row[i], tap + from[i], sizeof(S));
-        LoadRow(row, 1, kPanel, to, Activation::none, T{0}, T{0});
+      const S* tap = w + (group * shape.in + in) * call.stride_in;
+      for (std::int64_t j = 0; j < taps; ++j, to += width, tap += shape.k_step * call.stride_k) {
+        for (std::int64_t i = 0; i < pieces; ++i) MoveRuns(tap + piece[i].from, row + piece[i].row, 1, piece[i].n, 0);
+        LoadRow(row, 1, width, to, Activation::none, T{0}, T{0});
       }
     }
   });
@@ -551,7 +744,8 @@ Shape shape_of(const Layer& layer) {
     bundle.depth = s.in * static_cast<std::int64_t>(bundle.offsets.size());
     bundle.panels = (bundle.rows + gemm::kPanel - 1) / gemm::kPanel;
     bundle.packed = s.packed_group;
-    s.packed_group += bundle.panels * bundle.depth * gemm::kPanel;
+    const std::int64_t last = bundle.rows - (bundle.panels - 1) * gemm::kPanel;
+    s.packed_group += bundle.depth * ((bundle.panels - 1) * gemm::kPanel + gemm::panel_width(last));
     s.panels += bundle.panels;
   }
   return s;
