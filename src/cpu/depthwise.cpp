@@ -25,6 +25,7 @@ namespace tconv::cpu::depthwise {
 
 inline constexpr std::int64_t kChunk = 1024;   // positions of one row at a time
 inline constexpr std::int64_t kMaxStride = 8;  // phases that are woven into a row of y
+inline constexpr std::int64_t kWoven = 4;      // phases that are woven in registers
 inline constexpr std::int64_t kSlack = 64;     // what vectors may read or write behind a chunk
 inline constexpr std::int64_t kTask = 32768;   // outputs that are worth a task
 
@@ -39,7 +40,10 @@ struct Shape {
   std::int64_t first_input = 0;
   std::int64_t first_position = 0;
   std::vector<std::vector<Tap>> taps;  // by residue
-  bool alike = false;                  // all residues read the same offsets
+  // Where all residues read the same offsets, at most kWoven of them: so many taps, the first at this offset, each next
+  // one a step lower; weights are packed tap by tap then, and in w's own order otherwise. 0 taps: they do not.
+  std::int64_t taps_alike = 0;
+  std::int64_t first_offset = 0, offset_step = 0;
 };
 
 inline std::int64_t staged(const Shape& s) { return kChunk + s.span + kSlack; }
@@ -62,35 +66,63 @@ HWY_INLINE V AddTap(V a, V b, V sum) {
   }
 }
 
-// kPhases residues that read the same offsets, woven: whole vectors of n positions.
+// kPhases residues that read the same offsets, woven: n positions, whole vectors of them. Several vectors at a time
+// share a weight's broadcast.
 template <int kPhases, class D, typename T = hn::TFromD<D>>
 void Weave(D d, const Shape& s, const T* HWY_RESTRICT x, const T* HWY_RESTRICT w, T bias, T alpha, std::int64_t n,
            T* HWY_RESTRICT to) {
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  const std::size_t taps = s.taps[0].size();
+  const std::int64_t taps = s.taps_alike;
   const Activation after = s.layer.after;
   const auto parameter = static_cast<T>(s.layer.after_parameter);
   const auto first = hn::Set(d, bias);
   const auto alphas = hn::Set(d, alpha);
-  for (std::int64_t i = 0; i < n; i += lanes) {
-    auto a0 = first, a1 = first, a2 = first, a3 = first;
-    for (std::size_t j = 0; j < taps; ++j) {
-      const auto v = hn::LoadU(d, x + i + s.taps[0][j].offset);
-      a0 = AddTap(v, hn::Set(d, w[s.taps[0][j].k]), a0);
-      if constexpr (kPhases > 1) a1 = AddTap(v, hn::Set(d, w[s.taps[1][j].k]), a1);
-      if constexpr (kPhases > 2) a2 = AddTap(v, hn::Set(d, w[s.taps[2][j].k]), a2);
-      if constexpr (kPhases > 3) a3 = AddTap(v, hn::Set(d, w[s.taps[3][j].k]), a3);
-    }
+  const auto store = [&](auto a0, auto a1, auto a2, auto a3, T* HWY_RESTRICT at) {
     if (after != Activation::none) {
       a0 = Activate(d, a0, after, parameter, alphas);
       if constexpr (kPhases > 1) a1 = Activate(d, a1, after, parameter, alphas);
       if constexpr (kPhases > 2) a2 = Activate(d, a2, after, parameter, alphas);
       if constexpr (kPhases > 3) a3 = Activate(d, a3, after, parameter, alphas);
     }
-    if constexpr (kPhases == 1) hn::StoreU(a0, d, to + i);
-    if constexpr (kPhases == 2) hn::StoreInterleaved2(a0, a1, d, to + 2 * i);
-    if constexpr (kPhases == 3) hn::StoreInterleaved3(a0, a1, a2, d, to + 3 * i);
-    if constexpr (kPhases == 4) hn::StoreInterleaved4(a0, a1, a2, a3, d, to + 4 * i);
+    if constexpr (kPhases == 1) hn::StoreU(a0, d, at);
+    if constexpr (kPhases == 2) hn::StoreInterleaved2(a0, a1, d, at);
+    if constexpr (kPhases == 3) hn::StoreInterleaved3(a0, a1, a2, d, at);
+    if constexpr (kPhases == 4) hn::StoreInterleaved4(a0, a1, a2, a3, d, at);
+  };
+  std::int64_t i = 0;
+  for (; i + 2 * lanes <= n; i += 2 * lanes) {
+    auto a0 = first, a1 = first, a2 = first, a3 = first, b0 = first, b1 = first, b2 = first, b3 = first;
+    const T* HWY_RESTRICT from = x + i + s.first_offset;
+    const T* HWY_RESTRICT weight = w;
+    for (std::int64_t j = 0; j < taps; ++j, from -= s.offset_step, weight += kPhases) {
+      const auto v = hn::LoadU(d, from), u = hn::LoadU(d, from + lanes);
+#define TCONV_TAP(r)                           \
+  if constexpr (kPhases > r) {                 \
+    const auto factor = hn::Set(d, weight[r]); \
+    a##r = AddTap(v, factor, a##r);            \
+    b##r = AddTap(u, factor, b##r);            \
+  }
+      TCONV_TAP(0)
+      TCONV_TAP(1)
+      TCONV_TAP(2)
+      TCONV_TAP(3)
+#undef TCONV_TAP
+    }
+    store(a0, a1, a2, a3, to + kPhases * i);
+    store(b0, b1, b2, b3, to + kPhases * (i + lanes));
+  }
+  if (i < n) {
+    auto a0 = first, a1 = first, a2 = first, a3 = first;
+    const T* HWY_RESTRICT from = x + i + s.first_offset;
+    const T* HWY_RESTRICT weight = w;
+    for (std::int64_t j = 0; j < taps; ++j, from -= s.offset_step, weight += kPhases) {
+      const auto v = hn::LoadU(d, from);
+      a0 = AddTap(v, hn::Set(d, weight[0]), a0);
+      if constexpr (kPhases > 1) a1 = AddTap(v, hn::Set(d, weight[1]), a1);
+      if constexpr (kPhases > 2) a2 = AddTap(v, hn::Set(d, weight[2]), a2);
+      if constexpr (kPhases > 3) a3 = AddTap(v, hn::Set(d, weight[3]), a3);
+    }
+    store(a0, a1, a2, a3, to + kPhases * i);
   }
 }
 
@@ -168,13 +200,13 @@ void ChunkOf(const Shape& s, const Call& call, std::int64_t batch, std::int64_t 
     LoadRow(static_cast<const S*>(call.bias) + channel, 1, 1, &bias, Activation::none, T{0}, T{0});
   const T alpha = call.y_alpha != nullptr ? static_cast<const T*>(call.y_alpha)[channel] : T{0};
   const T* w = static_cast<const T*>(call.w) + channel * p.kernel;
-  if (s.alike && p.stride == 1) {
+  if (s.taps_alike > 0 && p.stride == 1) {
     Weave<1>(d, s, x, w, bias, alpha, whole, to);
-  } else if (s.alike && p.stride == 2) {
+  } else if (s.taps_alike > 0 && p.stride == 2) {
     Weave<2>(d, s, x, w, bias, alpha, whole, to);
-  } else if (s.alike && p.stride == 3) {
+  } else if (s.taps_alike > 0 && p.stride == 3) {
     Weave<3>(d, s, x, w, bias, alpha, whole, to);
-  } else if (s.alike && p.stride == 4) {
+  } else if (s.taps_alike > 0 && p.stride == 4) {
     Weave<4>(d, s, x, w, bias, alpha, whole, to);
   } else {
     Scatter(d, s, x, w, bias, alpha, whole, to);
@@ -227,11 +259,17 @@ template <typename S>
 void PackTyped(const Shape& s, const Pack& call) {
   using T = SumOf<S>;
   const Problem& p = s.layer.problem;
+  T* to = static_cast<T*>(call.packed);
   for (std::int64_t channel = 0; channel < p.c_out; ++channel) {
     const S* from =
         static_cast<const S*>(call.w) + channel / s.out * call.stride_in + channel % s.out * call.stride_out;
-    LoadRow(from, call.stride_k, p.kernel, static_cast<T*>(call.packed) + channel * p.kernel, Activation::none, T{0},
-            T{0});
+    const auto move = [&](std::int64_t k) {
+      LoadRow(from + k * call.stride_k, 1, 1, to++, Activation::none, T{0}, T{0});
+    };
+    for (std::int64_t j = 0; j < s.taps_alike; ++j) {
+      for (const std::vector<Tap>& taps : s.taps) move(taps[static_cast<std::size_t>(j)].k);
+    }
+    for (std::int64_t k = 0; s.taps_alike == 0 && k < p.kernel; ++k) move(k);
   }
 }
 
@@ -278,9 +316,14 @@ Shape shape_of(const Layer& layer) {
     for (std::int64_t j = 0; j < phase.count; ++j)
       taps.push_back({phase.tap(j).k, phase.tap(j).offset - phases.min_offset()});
   }
-  s.alike = std::ranges::all_of(s.taps, [&](const auto& taps) {
-    return std::ranges::equal(taps, s.taps[0], {}, &depthwise::Tap::offset, &depthwise::Tap::offset);
-  });
+  const bool alike = p.stride <= depthwise::kWoven && std::ranges::all_of(s.taps, [&](const auto& taps) {
+                       return std::ranges::equal(taps, s.taps[0], {}, &depthwise::Tap::offset, &depthwise::Tap::offset);
+                     });
+  if (alike && !s.taps[0].empty()) {
+    s.taps_alike = static_cast<std::int64_t>(s.taps[0].size());
+    s.first_offset = s.taps[0][0].offset;
+    s.offset_step = phases.phase(0).offset_step;
+  }
   return s;
 }
 
@@ -301,7 +344,8 @@ class Depthwise final : public Kernel {
   }
   [[nodiscard]] std::string explain(const Extent& extent) const override {
     return fmt::format("{} rows of {} positions, {} phases woven{}", extent.batch * shape_.layer.problem.c_out,
-                       positions(extent.length), shape_.taps.size(), shape_.alike ? " in registers" : " in memory");
+                       positions(extent.length), shape_.taps.size(),
+                       shape_.taps_alike > 0 ? " in registers" : " in memory");
   }
 
  private:

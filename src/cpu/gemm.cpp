@@ -619,7 +619,7 @@ void RunTyped(const Shape& shape, const Split& split, const Call& call, int thre
     const std::int64_t part = task % split.parts, tile = task / split.parts % split.tiles;
     Tile<S>(shape, split, call, workspace + thread * each)
         .run(task / split.parts / split.tiles, tile * split.tile, shape.panels * part / split.parts,
-             shape.panels * (part + 1) / split.parts, (tile + (split.parts > 1 ? 1 : threads)) * split.tile);
+             shape.panels * (part + 1) / split.parts, (tile + 1) * split.tile);
   });
 }
 

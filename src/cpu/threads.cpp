@@ -36,12 +36,18 @@ struct Job {
   void (*body)(void*, std::int64_t, int) = nullptr;
   void* context = nullptr;
   std::int64_t tasks = 0;
+  int threads = 1;
   std::atomic<std::int64_t> next{0};
 
+  // A thread takes half of its share of what is left: neighbouring tasks write neighbouring memory, which two cores had
+  // better not hold at a time, and the last tasks are taken singly, so that all threads end together.
   void work(int thread) {
-    for (std::int64_t task = next.fetch_add(1, std::memory_order_relaxed); task < tasks;
-         task = next.fetch_add(1, std::memory_order_relaxed))
-      body(context, task, thread);
+    for (std::int64_t task = next.load(std::memory_order_relaxed); task < tasks;) {
+      const std::int64_t some = std::max<std::int64_t>(1, (tasks - task) / (2 * threads));
+      if (!next.compare_exchange_weak(task, task + some, std::memory_order_relaxed)) continue;
+      for (const std::int64_t end = task + some; task < end; ++task) body(context, task, thread);
+      task = next.load(std::memory_order_relaxed);
+    }
   }
 };
 
@@ -103,8 +109,8 @@ std::atomic<Pool*>& pool() {
 }  // namespace
 
 void parallel_for(int threads, std::int64_t tasks, void (*body)(void*, std::int64_t, int), void* context) {
-  Job job{.body = body, .context = context, .tasks = tasks};
   threads = static_cast<int>(std::min<std::int64_t>(threads, tasks));
+  Job job{.body = body, .context = context, .tasks = tasks, .threads = std::max(threads, 1)};
   if (threads > 1) {
     Pool& all = *pool().load();
     if (const auto taken = all.try_take()) {
