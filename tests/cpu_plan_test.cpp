@@ -248,7 +248,7 @@ verify::Interface every_problem() {
 TEST(CpuPlan, RandomProblems) {
   const std::uint64_t seed = fresh_seed();
   on_every_instruction_set([&](const std::string& set) {
-    for (std::uint64_t i = seed; i < seed + (is_scalar(set) ? 25 : 70); ++i) {
+    for (std::uint64_t i = seed; i < seed + (is_scalar(set) ? 60 : 250); ++i) {
       const Workload w = verify::draw_workload(
           every_problem(), {.max_stride = 9, .arithmetics = {std::begin(kArithmetics), std::end(kArithmetics)}}, i);
       std::mt19937_64 random(i);

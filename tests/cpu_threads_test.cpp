@@ -1,10 +1,12 @@
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <fstream>
 #include <thread>
 #include <vector>
 
@@ -141,6 +143,22 @@ TEST(ParallelFor, AForkedChildHasThreadsOfItsOwn) {
   std::atomic<int> bad = 0;
   parallel_for(2, 2, [&](std::int64_t, int) { bad += status_of_child(child_works) == 0 ? 0 : 1; });
   EXPECT_EQ(bad, 0);
+}
+
+TEST(ParallelFor, TakesFewerThreadsWhereThereAreNoMore) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers need the addresses that this limits";
+#endif
+  const auto in_little_memory = [] {
+    std::int64_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    // Stacks for a few threads.
+    const auto bytes = static_cast<rlim_t>(pages * sysconf(_SC_PAGESIZE) + (std::int64_t{64} << 20));
+    const rlimit limit{bytes, bytes};
+    if (setrlimit(RLIMIT_AS, &limit) != 0) return false;
+    return faults_of_call(kMaxThreads, 3000) == 0 && faults_of_call(kMaxThreads, 3000) == 0;
+  };
+  EXPECT_EQ(status_of_child(in_little_memory), 0);
 }
 
 }  // namespace
