@@ -11,18 +11,16 @@ FILE is written after every layer, so that a run that is cut short keeps what it
 
 import argparse
 import datetime
-import json
 import math
-import os
 import pathlib
-import re
 import statistics
 import sys
 import time
 
 import torch
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from layers import ROOT, catalogue, out_length, problem, save, word
+
 sys.path.insert(0, str(ROOT / "python"))
 import tconv  # noqa: E402
 
@@ -30,37 +28,11 @@ STORED = {"tf32": torch.float32, "f32": torch.float32, "f16": torch.float16, "bf
 TENSOR_BYTES = 8 << 30  # of one set of tensors; larger layers are left out
 COLD_BYTES = 256 << 20  # sets rotate until they take this much, several times any L2
 REPLAYS = 15
-COLUMNS = ("batch", "c_in", "c_out", "length", "kernel", "stride", "padding", "output_padding", "dilation", "groups")
-
-
-def catalogue():
-    """The rows of src/problem/catalogue_rows.inc, by name."""
-    layers = {}
-    row = re.compile(r'^\{"(\w+)",\s*"[^"]*",\s*(.*)\},')
-    for line in (ROOT / "src" / "problem" / "catalogue_rows.inc").read_text(encoding="utf-8").splitlines():
-        match = row.match(line)
-        if match:
-            values = [v.strip() for v in match[2].split(",")]
-            layer = dict(zip(COLUMNS, map(int, values[:10])))
-            layers[match[1]] = dict(layer, bias=values[10] == "true", arithmetic=values[11])
-    return layers
-
-
-def word(layer, batch, arithmetic):
-    """The layer in the grammar of the command line."""
-    return (f"b{batch}_i{layer['c_in']}_o{layer['c_out']}_l{layer['length']}_k{layer['kernel']}_s{layer['stride']}"
-            f"_p{layer['padding']}_a{layer['output_padding']}_d{layer['dilation']}_g{layer['groups']}_{arithmetic}"
-            + ("_bias" if layer["bias"] else ""))
 
 
 def own_batch_only(name):
     """The KernelBench problems, whose sizes are part of the problem."""
     return name.startswith("kb_")
-
-
-def out_length(layer, length):
-    return ((length - 1) * layer["stride"] - 2 * layer["padding"] + layer["dilation"] * (layer["kernel"] - 1)
-            + layer["output_padding"] + 1)
 
 
 def reference(layer, x, w, bias):
@@ -109,10 +81,9 @@ def error(layer, y, x, w, bias):
 
 class Ours:
     def __init__(self, layer, arithmetic, solver, w, bias):
-        names = ("c_in", "c_out", "kernel", "stride", "padding", "output_padding", "dilation", "groups", "bias")
         start = time.perf_counter()
-        self.plan = tconv.Plan(**{name: layer[name] for name in names}, arithmetic=arithmetic,
-                               device=torch.cuda.current_device(), solver=solver)
+        self.plan = tconv.Plan(**problem(layer), arithmetic=arithmetic, device=torch.cuda.current_device(),
+                               solver=solver)
         self.compile_seconds = time.perf_counter() - start
         self.bias = bias.data_ptr() if bias is not None else None
         self.packed = torch.empty(max(1, self.plan.packed_bytes), dtype=torch.uint8, device="cuda")
@@ -194,12 +165,6 @@ def table(rows):
                                             r.get("failure") or r.get("skipped") or "an output that is not finite"))
 
 
-def save(path, rows):
-    whole = path.with_suffix(path.suffix + ".part")
-    whole.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    os.replace(whole, path)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", required=True, type=pathlib.Path)
@@ -218,7 +183,6 @@ def main():
         if not layers:
             parser.error("the catalogue has none of these layers")
     names = sorted(layers, key=lambda name: not own_batch_only(name))  # the trio first
-    given.out.parent.mkdir(parents=True, exist_ok=True)
     rows, left = [], 0
     for name in names:
         trio = own_batch_only(name)
@@ -236,7 +200,7 @@ def main():
                     row["failure"] = str(failure).splitlines()[0]
                 torch.cuda.empty_cache()
                 rows.append(row)
-                save(given.out, rows)
+                save(given.out, {"machine": machine(), "rows": rows})
                 print("%-32s b%-4d %-5s %s" % (name, batch, arithmetic, row.get("failure") or row.get("skipped") or (
                     "%.4f ms, PyTorch %s ms, error %s" % (row["ms"], row.get("torch_ms"), row["error"]))), flush=True)
     print()

@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <initializer_list>
 #include <new>
+#include <utility>
 
 #include "cpu/threads.hpp"
 #include "util/error.hpp"
@@ -48,27 +50,34 @@ class Workspace {
   std::int64_t bytes_ = 0;
 };
 
-// [first, last) of the bytes that a tensor's elements lie in; strides may be negative.
+// [first, last) of the addresses that a tensor's elements lie at; strides may be negative.
 struct Bytes {
-  const char* first;
-  const char* last;
+  std::uint64_t first;
+  std::uint64_t last;
 };
 struct Dimension {
   std::int64_t count, stride;
 };
-Bytes bytes_of(const void* pointer, std::initializer_list<Dimension> dimensions, std::int64_t size) {
-  const char* first = static_cast<const char*>(pointer);
-  const char* last = first + size;
+// Throws Error(usage) where the strides lead out of what addresses there are.
+Bytes bytes_of(const char* where, const char* name, const void* pointer, std::initializer_list<Dimension> dimensions,
+               std::int64_t size) {
+  Bytes bytes{.first = reinterpret_cast<std::uint64_t>(pointer), .last = reinterpret_cast<std::uint64_t>(pointer)};
+  bool outside = __builtin_add_overflow(bytes.last, size, &bytes.last);
   for (const Dimension& d : dimensions) {
-    const std::int64_t reach = (d.count - 1) * d.stride * size;
-    (reach < 0 ? first : last) += reach;
+    std::int64_t reach = 0;
+    if (d.count <= 1) continue;
+    outside |= __builtin_mul_overflow(d.count - 1, d.stride, &reach) || __builtin_mul_overflow(reach, size, &reach);
+    outside |= reach < 0 ? __builtin_add_overflow(bytes.first, reach, &bytes.first)
+                         : __builtin_add_overflow(bytes.last, reach, &bytes.last);
   }
-  return {first, last};
+  if (outside || bytes.last > INT64_MAX)
+    throw Error(Exit::usage, where, fmt::format("the strides of {} lead out of memory", name), "addresses of 63 bits");
+  return bytes;
 }
 
-void require_apart(const Bytes& y, const Bytes& other, const char* name) {
-  if (y.first < other.last && other.first < y.last)
-    throw Error(Exit::usage, "run", fmt::format("y overlaps {}", name), "an output of its own memory");
+void require_apart(const char* where, const char* out, const Bytes& written, const char* in, const Bytes& read) {
+  if (written.first < read.last && read.first < written.last)
+    throw Error(Exit::usage, where, fmt::format("{} overlaps {}", out, in), "an output of its own memory");
 }
 
 void require_threads(int threads) {
@@ -81,16 +90,13 @@ void require_aligned(const void* packed) {
     throw Error(Exit::usage, "packed", "is not aligned", fmt::format("a multiple of {} bytes", kPackedAlign));
 }
 
-// Reach of an offset in a tensor, refused where it does not fit into memory's addresses.
-void require_addressable(const char* name, std::initializer_list<Dimension> dimensions, std::int64_t size) {
-  std::int64_t total = 0;
-  for (const Dimension& d : dimensions) {
-    std::int64_t reach = 0;
-    if (d.count > 1 &&
-        (__builtin_mul_overflow(d.count - 1, d.stride, &reach) || __builtin_mul_overflow(reach, size, &reach) ||
-         reach == INT64_MIN || __builtin_add_overflow(total, reach < 0 ? -reach : reach, &total)))
-      throw Error(Exit::usage, "run", fmt::format("the strides of {} reach beyond 2^63 bytes", name), "smaller ones");
-  }
+// Rows that the smaller stride steps through lie behind each other, and all of those in each step of the larger one.
+void require_rows_apart(Dimension inner, Dimension outer, std::int64_t row) {
+  for (Dimension* d : {&inner, &outer}) d->stride = d->count > 1 ? std::abs(d->stride) : INT64_MAX;
+  if (outer.stride < inner.stride) std::swap(inner, outer);
+  const std::int64_t rows = inner.count > 1 ? (inner.count - 1) * inner.stride + row : row;
+  if (inner.stride < row || outer.stride < rows)
+    throw Error(Exit::usage, "run", "the rows of y overlap", "strides of at least the output length");
 }
 
 }  // namespace
@@ -128,6 +134,11 @@ void Plan::pack(const Pack& call, int threads) const {
   if (call.w == nullptr || call.packed == nullptr)
     throw Error(Exit::usage, "pack", "a pointer is null", "the weights and the packed buffer");
   require_aligned(call.packed);
+  const Problem& p = problem();
+  const Bytes w = bytes_of("pack", "w", call.w,
+                           {{p.c_in, call.stride_in}, {p.c_out / p.groups, call.stride_out}, {p.kernel, call.stride_k}},
+                           bytes_per_element(p.arithmetic));
+  require_apart("pack", "packed", bytes_of("pack", "packed", call.packed, {{packed_bytes(), 1}}, 1), "w", w);
   kernel_->pack(call, threads);
 }
 
@@ -151,21 +162,20 @@ void Plan::run(const Call& call, int threads) const {
                 "one alpha a channel for snake, null otherwise");
   require_aligned(call.w);
   const std::int64_t size = bytes_per_element(p.arithmetic);
-  const Dimension x_batch{call.batch, call.x_stride_b}, x_channel{p.c_in, call.x_stride_c},
-      x_sample{call.length, call.x_stride_t};
-  const Dimension y_batch{call.batch, call.y_stride_b}, y_channel{p.c_out, call.y_stride_c},
-      y_sample{call.out_length, 1};
-  require_addressable("x", {x_batch, x_channel, x_sample}, size);
-  require_addressable("y", {y_batch, y_channel, y_sample}, size);
-  const auto apart = [&](std::int64_t stride, std::int64_t count) {
-    return count <= 1 || stride <= -call.out_length || stride >= call.out_length;
+  const Dimension y_batch{call.batch, call.y_stride_b}, y_channel{p.c_out, call.y_stride_c};
+  const Bytes y = bytes_of("run", "y", call.y, {y_batch, y_channel, {call.out_length, 1}}, size);
+  require_rows_apart(y_channel, y_batch, call.out_length);
+  const auto require_apart_from_y = [&](const char* name, const void* pointer,
+                                        std::initializer_list<Dimension> dimensions, std::int64_t element) {
+    if (pointer != nullptr) require_apart("run", "y", y, name, bytes_of("run", name, pointer, dimensions, element));
   };
-  if (!apart(call.y_stride_c, p.c_out) || !apart(call.y_stride_b, call.batch))
-    throw Error(Exit::usage, "run", "the rows of y overlap", "strides of at least the output length");
-  const Bytes y = bytes_of(call.y, {y_batch, y_channel, y_sample}, size);
-  require_apart(y, bytes_of(call.x, {x_batch, x_channel, x_sample}, size), "x");
-  require_apart(y, bytes_of(call.w, {{packed_bytes(), 1}}, 1), "the packed weights");
-  if (call.bias != nullptr) require_apart(y, bytes_of(call.bias, {{p.c_out, 1}}, size), "the bias");
+  const std::int64_t sum_size = p.arithmetic == Arithmetic::f64 ? 8 : 4;
+  require_apart_from_y(
+      "x", call.x, {{call.batch, call.x_stride_b}, {p.c_in, call.x_stride_c}, {call.length, call.x_stride_t}}, size);
+  require_apart_from_y("the packed weights", call.w, {{packed_bytes(), 1}}, 1);
+  require_apart_from_y("the bias", call.bias, {{p.c_out, 1}}, size);
+  require_apart_from_y("x_alpha", call.x_alpha, {{p.c_in, 1}}, sum_size);
+  require_apart_from_y("y_alpha", call.y_alpha, {{p.c_out, 1}}, sum_size);
 
   thread_local Workspace memory;
   const std::int64_t each = (workspace_bytes(extent) + kPackedAlign - 1) / kPackedAlign * kPackedAlign;

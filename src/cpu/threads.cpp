@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
-#include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -53,14 +53,17 @@ struct Job {
 
 class Pool {
  public:
-  // Null where another call has the threads.
-  std::unique_lock<std::mutex> try_take() { return {taken_, std::try_to_lock}; }
+  // False where another call has the threads, be it one that this call is made from. Else until give_back().
+  bool try_take() { return !taken_.exchange(true, std::memory_order_acquire); }
+  void give_back() { taken_.store(false, std::memory_order_release); }
 
+  // On fewer threads where the system has no more.
   void run(Job& job, int threads) {
-    const auto helpers = static_cast<std::size_t>(threads - 1);
+    while (workers_.size() + 1 < static_cast<std::size_t>(threads) && start()) {
+    }
+    const std::size_t helpers = std::min(workers_.size(), static_cast<std::size_t>(threads - 1));
     job_ = &job;
     pending_.store(static_cast<std::uint32_t>(helpers), std::memory_order_relaxed);
-    while (workers_.size() < helpers) start();
     for (std::size_t i = 0; i < helpers; ++i) {
       workers_[i]->calls.fetch_add(1, std::memory_order_release);
       workers_[i]->calls.notify_one();
@@ -74,24 +77,28 @@ class Pool {
  private:
   struct Worker {
     std::atomic<std::uint32_t> calls{0};
-    std::thread thread;
   };
 
-  void start() {
+  bool start() {
     Worker& worker = *workers_.emplace_back(std::make_unique<Worker>());
     const int number = static_cast<int>(workers_.size());
-    // Detached: the pool lives as long as the process.
-    worker.thread = std::thread([this, &worker, number] {
-      for (std::uint32_t seen = 0;; ++seen) {
-        wait_for_change(worker.calls, seen);
-        job_->work(number);
-        if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
-      }
-    });
-    worker.thread.detach();
+    try {
+      // Detached: the pool lives as long as the process.
+      std::thread([this, &worker, number] {
+        for (std::uint32_t seen = 0;; ++seen) {
+          wait_for_change(worker.calls, seen);
+          job_->work(number);
+          if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
+        }
+      }).detach();
+    } catch (const std::system_error&) {
+      workers_.pop_back();
+      return false;
+    }
+    return true;
   }
 
-  std::mutex taken_;
+  std::atomic<bool> taken_{false};
   std::vector<std::unique_ptr<Worker>> workers_;
   Job* job_ = nullptr;
   std::atomic<std::uint32_t> pending_{0};
@@ -113,8 +120,9 @@ void parallel_for(int threads, std::int64_t tasks, void (*body)(void*, std::int6
   Job job{.body = body, .context = context, .tasks = tasks, .threads = std::max(threads, 1)};
   if (threads > 1) {
     Pool& all = *pool().load();
-    if (const auto taken = all.try_take()) {
+    if (all.try_take()) {
       all.run(job, threads);
+      all.give_back();
       return;
     }
   }
