@@ -1,4 +1,5 @@
-// Rates are the best of several rounds: a round that shares the machine with something else says less than it can do.
+// Rates are the best of many short rounds: one that shares the machine with something else says less than it can do,
+// and a short one may find itself alone.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/machine.cpp"
 // clang-format off
@@ -112,8 +113,8 @@ HWY_EXPORT(ReadFloats);
 HWY_EXPORT(WriteFloats);
 HWY_EXPORT(CopyFloats);
 
-constexpr int kRounds = 5;
-constexpr double kSeconds = 0.008;                    // that one timing takes at least
+constexpr int kRounds = 20;
+constexpr double kSeconds = 0.0015;                   // that one timing takes at least
 constexpr std::int64_t kSteps = 4096;                 // of a task of multiply-adds: tens of microseconds
 constexpr std::size_t kChunk = std::size_t{1} << 14;  // floats, that a task moves
 constexpr int kBurst = 8;                             // times
@@ -162,25 +163,32 @@ struct alignas(64) Walk {
   }
 };
 
-// One rate: `task` does `amount` operations or bytes, on any of the threads.
+// One rate: `task` returns how many operations or bytes it did, on any of the threads.
 struct Probe {
   double* rate;
   std::function<double(int thread)> task;
   std::int64_t tasks = 1;
 
   void time(int threads) {
+    (void)run(threads);  // brings the arrays into the cache that holds them
     for (;;) {
-      double amount = 0;
       const auto from = std::chrono::steady_clock::now();
-      amount = task(0);
-      parallel_for(threads, tasks, [&](std::int64_t, int thread) { (void)task(thread); });
+      const double amount = run(threads);
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - from).count();
       if (seconds >= kSeconds) {
-        *rate = std::max(*rate, amount * static_cast<double>(tasks + 1) / seconds);
+        *rate = std::max(*rate, amount / seconds);
         return;
       }
       tasks *= 2;
     }
+  }
+
+ private:
+  // Returns the whole amount.
+  double run(int threads) {
+    const double first = task(0);
+    parallel_for(threads, tasks, [&](std::int64_t, int thread) { (void)task(thread); });
+    return first * static_cast<double>(tasks + 1);
   }
 };
 
@@ -245,6 +253,10 @@ Rates measure_rates(int threads) {
     for (Probe& probe : probes) probe.time(threads);
   }
   return rates;
+}
+
+std::string_view name_of(const Level& level) {
+  return level.cache == 2 ? "L2 cache" : level.cache == 3 ? "L3 cache" : "memory";
 }
 
 std::string cpu_model() {
@@ -327,10 +339,7 @@ Limit limit(const Workload& workload, const Rates& rates) {
   limit.memory_seconds = bytes * std::lerp(from, to, written < 0.5 ? 2 * written : 2 * written - 1);
 
   limit.seconds = std::max(limit.arithmetic_seconds, limit.memory_seconds);
-  limit.bound_by = limit.arithmetic_seconds >= limit.memory_seconds ? "arithmetic"
-                   : level.cache == 2                               ? "L2 cache"
-                   : level.cache == 3                               ? "L3 cache"
-                                                                    : "memory";
+  limit.bound_by = limit.arithmetic_seconds >= limit.memory_seconds ? "arithmetic" : name_of(level);
   return limit;
 }
 

@@ -24,6 +24,8 @@ struct Level {
   double copy = 0;
 };
 
+[[nodiscard]] std::string_view name_of(const Level& level);  // "L2 cache", "L3 cache" or "memory"
+
 struct Rates {
   int threads = 1;  // that share the work
   // Multiply-adds from registers on all threads together, each counted as two, a second. f32 is the rate of every
@@ -47,7 +49,7 @@ struct Rates {
 
 // max(useful flops / rate, bytes / rate of the smallest place that holds them), as `work` counts both; nothing for the
 // launch. Between the measured mixes of reads and writes (0, 1/2, 1) the time of a byte is interpolated. `bound_by`:
-// "arithmetic", "L2 cache", "L3 cache" or "memory". The workload must be valid.
+// "arithmetic" or the level's name. The workload must be valid.
 [[nodiscard]] Limit limit(const Workload& workload, const Rates& rates);
 
 // The machine's own name of its processor.
