@@ -114,6 +114,8 @@ HWY_EXPORT(WriteFloats);
 HWY_EXPORT(CopyFloats);
 
 constexpr int kRounds = 20;
+constexpr int kLeastRounds = 5;
+constexpr double kPatience = 1.2;                     // seconds, after which the least will do
 constexpr double kSeconds = 0.0015;                   // that one timing takes at least
 constexpr std::int64_t kSteps = 4096;                 // of a task of multiply-adds: tens of microseconds
 constexpr std::size_t kChunk = std::size_t{1} << 14;  // floats, that a task moves
@@ -249,7 +251,10 @@ Rates measure_rates(int threads) {
                         return 2 * kBytes;
                       }});
   }
+  const auto from = std::chrono::steady_clock::now();
   for (int round = 0; round < kRounds; ++round) {
+    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - from;
+    if (round >= kLeastRounds && spent.count() > kPatience) break;
     for (Probe& probe : probes) probe.time(threads);
   }
   return rates;
