@@ -16,8 +16,8 @@
 #include <utility>
 #include <vector>
 
-#include "cuda/cache.hpp"
 #include "embedded/kernels.hpp"
+#include "util/cache.hpp"
 #include "util/error.hpp"
 #include "util/sha256.hpp"
 #include "util/subprocess.hpp"

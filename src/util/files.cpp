@@ -36,17 +36,19 @@ class Descriptor {
 
 [[noreturn]] void refuse_write(const fs::path& path, int error) {
   throw Error(Exit::usage, where(path), fmt::format("cannot be written: {}", std::strerror(error)),
-              "--out must name a folder that can be written");
+              "the output must be a place that can be written");
 }
 
-void write_synced(const fs::path& path, std::string_view text) {
+void write_synced(const fs::path& path, std::initializer_list<std::string_view> parts) {
   Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644));
   if (file.get() < 0) refuse_write(path, errno);
-  while (!text.empty()) {
-    const ::ssize_t written = ::write(file.get(), text.data(), text.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) refuse_write(path, errno);
-    text.remove_prefix(static_cast<std::size_t>(written));
+  for (std::string_view text : parts) {
+    while (!text.empty()) {
+      const ::ssize_t written = ::write(file.get(), text.data(), text.size());
+      if (written < 0 && errno == EINTR) continue;
+      if (written < 0) refuse_write(path, errno);
+      text.remove_prefix(static_cast<std::size_t>(written));
+    }
   }
   if (::fsync(file.get()) != 0 || !file.close()) refuse_write(path, errno);
 }
@@ -105,7 +107,7 @@ class Replacement {
 };
 
 fs::path normal_folder(const fs::path& folder) {
-  if (folder.empty()) throw Error(Exit::usage, "--out", "the folder has no name", "--out must name a folder");
+  if (folder.empty()) throw Error(Exit::usage, "--out", "it has no name", "--out must name a file or a folder");
   fs::path result = fs::absolute(folder).lexically_normal();
   return result.has_filename() ? result : result.parent_path();
 }
@@ -168,7 +170,7 @@ void write_files(const fs::path& folder, const std::vector<NamedText>& files) {
   // Inside an existing folder, since that one may be a file system of its own; beside a new one, which
   // then appears complete in one rename.
   const Staging staging(present ? target : target.parent_path());
-  for (const NamedText& file : files) write_synced(staging.path() / file.name, file.text);
+  for (const NamedText& file : files) write_synced(staging.path() / file.name, {file.text});
   if (!present) {
     fs::permissions(staging.path(), fs::perms::owner_all | fs::perms::group_read | fs::perms::group_exec |
                                         fs::perms::others_read | fs::perms::others_exec);
@@ -179,6 +181,28 @@ void write_files(const fs::path& folder, const std::vector<NamedText>& files) {
   Replacement replacement(staging.path(), target);
   for (const NamedText& file : files) replacement.replace(file.name);
   replacement.commit();
+}
+
+void require_writable(const fs::path& path) {
+  const fs::path folder = normal_folder(path).parent_path();
+  std::error_code ignored;
+  if (!fs::is_directory(folder, ignored)) refuse_write(folder, fs::exists(folder, ignored) ? ENOTDIR : ENOENT);
+  if (::access(folder.c_str(), W_OK | X_OK) != 0) refuse_write(folder, errno);
+  struct ::stat status {};
+  if (::stat(path.c_str(), &status) != 0) return;
+  if (S_ISDIR(status.st_mode)) refuse_write(path, EISDIR);
+  // A rename would put a plain file in place of a device, such as /dev/null.
+  if (!S_ISREG(status.st_mode)) refuse_write(path, EINVAL);
+  if (::access(path.c_str(), W_OK) != 0) refuse_write(path, errno);
+}
+
+void write_file(const fs::path& path, std::initializer_list<std::string_view> parts) {
+  require_writable(path);
+  const Staging staging(normal_folder(path).parent_path());
+  write_synced(staging.path() / "new", parts);
+  std::error_code error;
+  fs::rename(staging.path() / "new", path, error);
+  if (error) refuse_write(path, error.value());
 }
 
 }  // namespace tconv

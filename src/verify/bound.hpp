@@ -22,4 +22,13 @@ enum class Engine { ieee, tensor_cores };
                                               std::span<const double> w, std::span<const double> bias,
                                               std::span<const double> y, Engine engine);
 
+// Of the sums before they are stored; `x_error`: how far each element of x may be from what was multiplied, or empty.
+[[nodiscard]] std::vector<double> sum_error(const Workload& workload, std::span<const double> x,
+                                            std::span<const double> x_error, std::span<const double> w,
+                                            std::span<const double> bias, Engine engine);
+// Of a value that is stored, when it may be `error` from y before.
+[[nodiscard]] double stored_error(Arithmetic arithmetic, double y, double error);
+// Of what sums are computed in.
+[[nodiscard]] double sum_unit(Arithmetic arithmetic);
+
 }  // namespace tconv::verify

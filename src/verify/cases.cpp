@@ -77,7 +77,7 @@ class Random {
   std::uint64_t state_;
 };
 
-enum Stream : std::uint64_t { kOptions = 1, kShape = 2, kValues = 3 };
+enum Stream : std::uint64_t { kOptions = 1, kShape = 2, kValues = 3, kActivations = 4, kAlphas = 5 };
 
 std::optional<std::int64_t> integer(std::string_view text) {
   std::int64_t value = 0;
@@ -98,6 +98,33 @@ std::int64_t interpreter_steps(const Workload& workload, std::int64_t out, bool 
 }
 
 constexpr std::int64_t kMaxSteps = 3000;
+
+double largest(std::span<const double> values) {
+  double result = 0;
+  for (const double v : values) result = std::max(result, std::fabs(v));
+  return result;
+}
+
+// snake's alphas: small enough that the sine's argument stays below 2000, within what its error is stated for.
+void make_alphas(const Case& c, Tensors& t) {
+  Random random(c.seed, kAlphas);
+  const Problem& p = c.workload.problem;
+  const auto draw = [&](std::int64_t channels, double reach) {
+    std::vector<double> alphas(static_cast<std::size_t>(channels));
+    for (double& alpha : alphas)
+      alpha =
+          round_to_storage((0.2 + 1.8 * random.unit()) * std::min(1.0, 1000 / std::max(reach, 1.0)), Arithmetic::f32);
+    return alphas;
+  };
+  double reach = largest(t.x);
+  if (c.before == Activation::snake) {
+    t.x_alpha = draw(p.c_in, reach);
+    reach += 1 / *std::ranges::min_element(t.x_alpha);
+  }
+  reach *= std::max(1.0, std::fabs(c.before_parameter));
+  if (c.after == Activation::snake)
+    t.y_alpha = draw(p.c_out, reach * largest(t.w) * static_cast<double>(products_per_output(p)) + largest(t.bias));
+}
 
 }  // namespace
 
@@ -180,6 +207,20 @@ Case make_case(const Workload& workload, std::uint64_t seed) {
   c.config = static_cast<std::uint32_t>(random.next() >> 32);
   c.repeat = random.chance(0.125);
   return c;
+}
+
+void draw_activations(Case& c) {
+  Random random(c.seed, kActivations);
+  if (random.chance(0.5)) return;
+  const bool integers = c.workload.problem.arithmetic == Arithmetic::i32;
+  const auto draw = [&](Activation& activation, double& parameter) {
+    if (random.chance(0.4)) return;
+    activation = integers ? Activation::relu : static_cast<Activation>(random.between(1, 6));
+    if (activation == Activation::leaky_relu || activation == Activation::elu)
+      parameter = std::array{0.01, 0.1, 0.2, 1.0, 1.5}[static_cast<std::size_t>(random.between(0, 4))];
+  };
+  draw(c.before, c.before_parameter);
+  draw(c.after, c.after_parameter);
 }
 
 Workload draw_workload(const Interface& interface, const Ranges& ranges, std::uint64_t seed) {
@@ -265,6 +306,7 @@ Tensors make_tensors(const Case& c) {
     const std::size_t one = static_cast<std::size_t>(p.c_in * c.workload.extent.length);
     for (std::size_t i = one; i < t.x.size(); ++i) t.x[i] = t.x[i - one];
   }
+  make_alphas(c, t);
   return t;
 }
 

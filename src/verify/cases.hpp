@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "problem/layer.hpp"
 #include "problem/problem.hpp"
 #include "request/code.hpp"
 
@@ -51,9 +52,17 @@ struct Case {
   Data data = Data::integers;
   std::uint32_t config = 0;  // which autotune config runs, modulo their number
   bool repeat = false;       // run twice, compare bits
+  // Around the problem, where the engine has them; none unless they were drawn.
+  Activation before = Activation::none;
+  Activation after = Activation::none;
+  double before_parameter = 0;
+  double after_parameter = 0;
 };
 // Everything but the workload follows from the seed.
 [[nodiscard]] Case make_case(const Workload& workload, std::uint64_t seed);
+
+// Gives every other case activations that the problem admits, from its seed.
+void draw_activations(Case& c);
 
 struct Ranges {
   std::int64_t max_stride = 9;
@@ -64,6 +73,7 @@ struct Ranges {
 
 struct Tensors {  // values that are stored exactly
   std::vector<double> x, w, bias;
+  std::vector<double> x_alpha = {}, y_alpha = {};  // of snake before and after: as f32 holds them, for f64 too
 };
 [[nodiscard]] Tensors make_tensors(const Case& c);
 

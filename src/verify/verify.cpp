@@ -15,6 +15,7 @@
 #include "problem/grammar.hpp"
 #include "problem/phases.hpp"
 #include "util/error.hpp"
+#include "verify/activation.hpp"
 #include "verify/bound.hpp"
 #include "verify/number.hpp"
 #include "verify/oracle.hpp"
@@ -119,18 +120,54 @@ std::string print_shares(const std::map<Key, Share>& shares) {
 
 }  // namespace
 
+Expected expect(const Case& c, const Tensors& tensors, Engine engine) {
+  const Problem& p = c.workload.problem;
+  const double u = sum_unit(p.arithmetic);
+  const auto keeps_integers = [](Activation a) { return a == Activation::none || a == Activation::relu; };
+  const auto alpha_of = [](const std::vector<double>& alphas, std::int64_t channel) {
+    return alphas.empty() ? 0.0 : alphas[static_cast<std::size_t>(channel)];
+  };
+
+  std::vector<double> x = tensors.x, x_error;
+  if (c.before != Activation::none) {
+    x_error.resize(x.size());
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const double alpha = alpha_of(tensors.x_alpha, static_cast<std::int64_t>(i) / c.workload.extent.length % p.c_in);
+      x_error[i] = activation_error(c.before, x[i], 0, c.before_parameter, alpha, u);
+      x[i] = activate(c.before, x[i], c.before_parameter, alpha);
+    }
+  }
+  // Integer data leaves no error but the rounding of the one exact sum.
+  Expected expected{.y = gather(c.workload, x, tensors.w, tensors.bias),
+                    .bound = {},
+                    .exact = c.data == Data::integers && keeps_integers(c.before) && keeps_integers(c.after)};
+  if (!expected.exact) expected.bound = sum_error(c.workload, x, x_error, tensors.w, tensors.bias, engine);
+  for (std::size_t i = 0; i < expected.y.size(); ++i) {
+    double& y = expected.y[i];
+    if (expected.exact) {
+      y = activate(c.after, round_to_storage(y, p.arithmetic), 0,
+                   0);  // sums of integers wrap before they are activated
+      continue;
+    }
+    const double alpha = alpha_of(tensors.y_alpha, place_of(c.workload, i).co);
+    const double error = activation_error(c.after, y, expected.bound[i], c.after_parameter, alpha, u);
+    y = activate(c.after, y, c.after_parameter, alpha);
+    expected.bound[i] = stored_error(p.arithmetic, y, error);
+  }
+  return expected;
+}
+
 Judgement judge(const Case& c, const Tensors& tensors, std::string_view bytes, Engine engine) {
+  return judge(c, expect(c, tensors, engine), bytes);
+}
+
+Judgement judge(const Case& c, const Expected& expected, std::string_view bytes) {
   const Arithmetic arithmetic = c.workload.problem.arithmetic;
-  const std::vector<double> reference = gather(c.workload, tensors.x, tensors.w, tensors.bias);
+  const auto& [reference, bound, exact] = expected;
   const std::vector<double> answer = decode(bytes, arithmetic);
   if (answer.size() != reference.size()) {
     return {Fault{"shape", fmt::format("{} elements where {} are due", answer.size(), reference.size())}};
   }
-  // Integer data leaves no error but the rounding of the one exact sum.
-  const bool exact = c.data == Data::integers;
-  const std::vector<double> bound =
-      exact ? std::vector<double>(reference.size(), 0.0)
-            : error_bound(c.workload, tensors.x, tensors.w, tensors.bias, reference, engine);
   Judgement result;
   std::size_t wrong = 0, first = 0;
   std::set<std::int64_t> residues;

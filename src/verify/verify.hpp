@@ -70,6 +70,15 @@ struct Judgement {
 };
 [[nodiscard]] Judgement judge(const Case& c, const Tensors& tensors, std::string_view y, Engine engine);
 
+// The reference alone, for answers that are judged more than once.
+struct Expected {
+  std::vector<double> y;
+  std::vector<double> bound;  // of |answer - y|; not used for exact data
+  bool exact = false;         // the answer must be y, rounded to storage
+};
+[[nodiscard]] Expected expect(const Case& c, const Tensors& tensors, Engine engine);
+[[nodiscard]] Judgement judge(const Case& c, const Expected& expected, std::string_view y);
+
 // The largest workload that is verified: the reference is slow and in memory.
 void require_verifiable(const Workload& workload);  // throws Error(unsupported)
 

@@ -18,6 +18,8 @@ Examples:
   tconv plan @kb79 --target rtx4090              limit, schedule and predicted time of one layer
   tconv plan b1_i512_o256_l862_k16_s8_p4_tf32 --target a100
   tconv verify answer/answer.py --cases 200      runs the answer against a float64 reference
+  tconv bench @hifigan_v1_up0 --device cpu       time of one layer on the CPU, and how far from the limit
+  tconv run i4_o8_k4_s2_p1 --x x.npy --w w.npy --out y.npy
 
 Exit codes: 0 done, 1 a check failed, 2 malformed input, 3 unsupported problem, 4 a device or tool is
 absent, 70 a defect of tconv.)";
@@ -39,6 +41,7 @@ int run(int argc, char** argv) {
   tconv::tool::add_compile(app, action);
   tconv::tool::add_check(app, action);
   tconv::tool::add_bench(app, action);
+  tconv::tool::add_run(app, action);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help_or_version) {

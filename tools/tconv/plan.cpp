@@ -1,9 +1,11 @@
-// tconv plan WORD --target NAME: the limit, the choice, and everything passed over with its reason.
+// tconv plan WORD: the limit, the choice, and everything passed over with its reason, for a GPU's Triton kernel or this
+// machine's CPU.
 #include "plan/plan.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -12,10 +14,14 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/machine.hpp"
+#include "cpu/plan.hpp"
+#include "device.hpp"
 #include "problem/grammar.hpp"
 #include "problem/phases.hpp"
 #include "report/format.hpp"
 #include "shared.hpp"
+#include "util/cache.hpp"
 #include "verbs.hpp"
 
 namespace tconv::tool {
@@ -26,7 +32,8 @@ constexpr std::size_t kReasons = 8;  // likewise, of those passed over
 
 struct Options {
   std::string word;
-  std::string target;
+  std::string target;  // a GPU's, or "cpu"
+  int threads = 1;     // on the CPU
   bool json = false;
 };
 
@@ -54,9 +61,17 @@ std::vector<std::pair<std::string, std::vector<const plan::Rejection*>>> by_reas
   return groups;
 }
 
+std::string work_text(const Workload& workload, const Work& work) {
+  const Phases phases(workload.problem);
+  return fmt::format("work       {} to move, {} useful\n", report::quantity_text(work.bytes(), "B"),
+                     report::quantity_text(work.useful_flops, "FLOP")) +
+         fmt::format("phases     {}: {} live of at most {} tap{}, {} dead{}\n", phases.count(), phases.live(),
+                     phases.max_taps(), phases.max_taps() == 1 ? "" : "s", phases.dead(),
+                     phases.dead() > 0 ? " (bias only)" : "");
+}
+
 std::string text(const plan::Plan& plan) {
   const Workload& workload = plan.workload;
-  const Phases phases(workload.problem);
   const Limit& limit = plan.limit;
   std::string out;
   auto to = std::back_inserter(out);
@@ -64,11 +79,7 @@ std::string text(const plan::Plan& plan) {
   fmt::format_to(to, "limit      {}, bound by {} (memory {}, arithmetic {}, launch {})\n",
                  report::seconds_text(limit.seconds), limit.bound_by, report::seconds_text(limit.memory_seconds),
                  report::seconds_text(limit.arithmetic_seconds), report::seconds_text(limit.launch_seconds));
-  fmt::format_to(to, "work       {} to move, {} useful\n", report::quantity_text(limit.work.bytes(), "B"),
-                 report::quantity_text(limit.work.useful_flops, "FLOP"));
-  fmt::format_to(to, "phases     {}: {} live of at most {} tap{}, {} dead{}\n", phases.count(), phases.live(),
-                 phases.max_taps(), phases.max_taps() == 1 ? "" : "s", phases.dead(),
-                 phases.dead() > 0 ? " (bias only)" : "");
+  out += work_text(workload, limit.work);
   fmt::format_to(to, "predicted  {}, {} the limit, on the {}\n", report::seconds_text(plan.chosen.front().seconds),
                  report::ratio_text(plan.chosen.front().seconds / limit.seconds),
                  plan.exact_body ? "FMA units" : "matrix unit");
@@ -107,20 +118,26 @@ nlohmann::ordered_json to_json(const plan::Candidate& candidate) {
           {"tail", candidate.tail}};
 }
 
-std::string json(const plan::Plan& plan) {
-  const Phases phases(plan.workload.problem);
+// What both kinds of plan say of a layer.
+nlohmann::ordered_json to_json(const Workload& workload, std::string_view target, const Limit& limit) {
+  const Phases phases(workload.problem);
   nlohmann::ordered_json out;
-  out["workload"] = print_word(plan.workload);
-  out["target"] = std::string(plan.target->key);
-  out["limit"] = {{"seconds", plan.limit.seconds},
-                  {"memory_seconds", plan.limit.memory_seconds},
-                  {"arithmetic_seconds", plan.limit.arithmetic_seconds},
-                  {"launch_seconds", plan.limit.launch_seconds},
-                  {"bound_by", std::string(plan.limit.bound_by)},
-                  {"bytes", plan.limit.work.bytes()},
-                  {"useful_flops", plan.limit.work.useful_flops}};
+  out["workload"] = print_word(workload);
+  out["target"] = std::string(target);
+  out["limit"] = {{"seconds", limit.seconds},
+                  {"memory_seconds", limit.memory_seconds},
+                  {"arithmetic_seconds", limit.arithmetic_seconds},
+                  {"launch_seconds", limit.launch_seconds},
+                  {"bound_by", std::string(limit.bound_by)},
+                  {"bytes", limit.work.bytes()},
+                  {"useful_flops", limit.work.useful_flops}};
   out["phases"] = {
       {"count", phases.count()}, {"live", phases.live()}, {"dead", phases.dead()}, {"max_taps", phases.max_taps()}};
+  return out;
+}
+
+std::string json(const plan::Plan& plan) {
+  nlohmann::ordered_json out = to_json(plan.workload, plan.target->key, plan.limit);
   out["chosen"] = nlohmann::ordered_json::array();
   for (const plan::Candidate& candidate : plan.chosen) out["chosen"].push_back(to_json(candidate));
   out["ranked"] = nlohmann::ordered_json::array();
@@ -131,10 +148,52 @@ std::string json(const plan::Plan& plan) {
   return out.dump(2);
 }
 
+std::string cpu_text(const Workload& workload, const cpu::Plan& plan, const cpu::Rates& rates, const Limit& limit) {
+  const auto rate = [](double value, std::string_view unit) { return report::quantity_text(value, unit); };
+  std::string out = fmt::format("{} on {}, {} thread{}\n", print_word(workload), report::plain(cpu::cpu_model()),
+                                rates.threads, rates.threads == 1 ? "" : "s");
+  auto to = std::back_inserter(out);
+  fmt::format_to(to, "limit      {}, bound by {} (memory {}, arithmetic {})\n", report::seconds_text(limit.seconds),
+                 limit.bound_by, report::seconds_text(limit.memory_seconds),
+                 report::seconds_text(limit.arithmetic_seconds));
+  out += work_text(workload, limit.work);
+  fmt::format_to(to, "measured   {} f32, {} f64, {} i32\n", rate(rates.f32, "FLOP/s"), rate(rates.f64, "FLOP/s"),
+                 rate(rates.i32, "OP/s"));
+  for (const cpu::Level& level : rates.levels)
+    fmt::format_to(to, "           {} of {}: {} read, {} written, {} copied\n", cpu::name_of(level),
+                   rate(level.capacity, "B"), rate(level.read, "B/s"), rate(level.write, "B/s"),
+                   rate(level.copy, "B/s"));
+  fmt::format_to(to, "weights    {} packed\n\n", rate(static_cast<double>(plan.packed_bytes()), "B"));
+  return out + plan.explain(workload.extent);
+}
+
+std::string cpu_json(const Workload& workload, const cpu::Plan& plan, const cpu::Rates& rates, const Limit& limit) {
+  nlohmann::ordered_json out = to_json(workload, "cpu", limit);
+  out["cpu"] = report::plain(cpu::cpu_model());
+  out["instruction_set"] = cpu::instruction_sets().front();
+  out["rates"] = nlohmann::ordered_json::parse(cpu::print_rates(rates));
+  out["solver"] = std::string(plan.solver().name);
+  out["explanation"] = plan.explain(workload.extent);
+  out["packed_bytes"] = plan.packed_bytes();
+  out["workspace_bytes_per_thread"] = plan.workspace_bytes(workload.extent);
+  out["rejected"] = nlohmann::ordered_json::array();
+  for (const cpu::PassedOver& passed : plan.passed_over())
+    out["rejected"].push_back({{"what", std::string(passed.solver)}, {"why", passed.why}});
+  return out.dump(2);
+}
+
 Exit run(const Options& options) {
-  const Target& target = require_target(options.target);
-  const plan::Plan plan = plan::plan_triton(parse_workload(options.word), target, {});
-  print_result(options.json ? json(plan) : text(plan));
+  const Workload workload = parse_workload(options.word);
+  if (options.target.empty()) std::fputs("tconv: for this machine's CPU (--target names a GPU)\n", stderr);
+  if (options.target.empty() || options.target == "cpu") {
+    const cpu::Plan plan(Layer{.problem = workload.problem});
+    const cpu::Rates rates = cpu::machine_rates(options.threads, Cache(Cache::default_root()));
+    const Limit limit = cpu::limit(workload, rates);
+    print_result(options.json ? cpu_json(workload, plan, rates, limit) : cpu_text(workload, plan, rates, limit));
+  } else {
+    const plan::Plan plan = plan::plan_triton(workload, require_target(options.target), {});
+    print_result(options.json ? json(plan) : text(plan));
+  }
   return Exit::ok;
 }
 
@@ -142,10 +201,11 @@ Exit run(const Options& options) {
 
 void add_plan(CLI::App& app, Action& action) {
   const auto options = std::make_shared<Options>();
-  CLI::App* verb = app.add_subcommand("plan", "Limit, schedule and predicted time of one layer on one GPU");
+  CLI::App* verb = app.add_subcommand("plan", "Limit and choice for one layer on a GPU or this machine's CPU");
   verb->add_option("WORD", options->word, "b16_i32_o64_l131072_k3_s2_p1_d2_tf32, or @name of the catalogue")
       ->required();
-  verb->add_option("--target", options->target, "The GPU, such as h200 or rtx4090")->required();
+  verb->add_option("--target", options->target, "cpu, or a GPU such as h200 or rtx4090; without, the CPU");
+  add_threads(verb, options->threads);
   verb->add_flag("--json", options->json, "JSON on standard output");
   verb->callback([options, &action] { action = [options] { return run(*options); }; });
 }

@@ -16,6 +16,7 @@ void add_check(CLI::App& app, Action& action);
 void add_compile(CLI::App& app, Action& action);
 void add_optimize(CLI::App& app, Action& action);
 void add_plan(CLI::App& app, Action& action);
+void add_run(CLI::App& app, Action& action);
 void add_verify(CLI::App& app, Action& action);
 
 }  // namespace tconv::tool

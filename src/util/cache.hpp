@@ -1,5 +1,6 @@
-// Compiled kernels kept on disk between processes. Whatever is wrong with an entry or the folder is a miss: the cache
-// never makes a call fail and never gives back other bytes than were stored.
+// What costs time to make, kept on disk between processes: compiled kernels, a machine's rates. Whatever is wrong with
+// an entry or the folder is a miss: the cache never makes a call fail and never gives back other bytes than were
+// stored.
 #pragma once
 
 #include <chrono>
@@ -11,7 +12,7 @@
 #include <string_view>
 #include <utility>
 
-namespace tconv::cuda {
+namespace tconv {
 
 // A file descriptor, closed with its owner.
 class File {
@@ -58,4 +59,4 @@ class Cache {
 // Fields, each with its length before it, so that no two lists make the same key.
 [[nodiscard]] std::string cache_key(std::initializer_list<std::string_view> fields);
 
-}  // namespace tconv::cuda
+}  // namespace tconv

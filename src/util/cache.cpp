@@ -1,4 +1,4 @@
-#include "cuda/cache.hpp"
+#include "util/cache.hpp"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -20,7 +20,7 @@
 
 #include "util/sha256.hpp"
 
-namespace tconv::cuda {
+namespace tconv {
 namespace {
 
 constexpr std::string_view kMagic = "tconv\r\n\x1a";  // a transfer as text would change it
@@ -31,7 +31,7 @@ constexpr std::string_view kTemporary = ".tmp-";
 
 void warn(const std::string& why) {
   static std::once_flag once;
-  std::call_once(once, [&] { std::fputs(fmt::format("tconv: kernels are not cached: {}\n", why).c_str(), stderr); });
+  std::call_once(once, [&] { std::fputs(fmt::format("tconv: nothing is cached: {}\n", why).c_str(), stderr); });
 }
 
 std::string reason(int error) { return std::generic_category().message(error); }
@@ -274,4 +274,4 @@ std::string cache_key(std::initializer_list<std::string_view> fields) {
   return key;
 }
 
-}  // namespace tconv::cuda
+}  // namespace tconv

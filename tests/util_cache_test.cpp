@@ -12,10 +12,10 @@
 #include <thread>
 #include <vector>
 
-#include "cuda/cache.hpp"
+#include "util/cache.hpp"
 #include "util/sha256.hpp"
 
-namespace tconv::cuda {
+namespace tconv {
 namespace {
 
 namespace fs = std::filesystem;
@@ -24,7 +24,7 @@ using std::chrono::milliseconds;
 constexpr const char* kKey = "key";
 constexpr const char* kPayload = "payload";
 
-class CudaCache : public testing::Test {
+class UtilCache : public testing::Test {
  protected:
   void SetUp() override {
     std::string name = (fs::temp_directory_path() / "tconv_cache_XXXXXX").string();
@@ -73,7 +73,7 @@ int in_child(Body body) {
   return status;
 }
 
-TEST_F(CudaCache, RoundTrip) {
+TEST_F(UtilCache, RoundTrip) {
   const Cache cache(root());
   ASSERT_TRUE(cache.usable());
   EXPECT_FALSE(cache.find(kKey));
@@ -90,12 +90,12 @@ TEST_F(CudaCache, RoundTrip) {
   EXPECT_EQ(fs::status(entry(kKey)).permissions(), fs::perms::owner_read | fs::perms::owner_write);
 }
 
-TEST_F(CudaCache, KeysOfFieldsDiffer) {
+TEST_F(UtilCache, KeysOfFieldsDiffer) {
   EXPECT_NE(cache_key({"ab", "c"}), cache_key({"a", "bc"}));
   EXPECT_NE(cache_key({"a", ""}), cache_key({"a"}));
 }
 
-TEST_F(CudaCache, EveryTruncationIsAMissAndReplaced) {
+TEST_F(UtilCache, EveryTruncationIsAMissAndReplaced) {
   const Cache cache(root());
   cache.store(kKey, kPayload);
   const std::string whole = slurp(entry(kKey));
@@ -110,7 +110,7 @@ TEST_F(CudaCache, EveryTruncationIsAMissAndReplaced) {
   EXPECT_FALSE(cache.find(kKey));
 }
 
-TEST_F(CudaCache, EveryFlippedBitIsAMissAndReplaced) {
+TEST_F(UtilCache, EveryFlippedBitIsAMissAndReplaced) {
   const Cache cache(root());
   cache.store(kKey, kPayload);
   const std::string whole = slurp(entry(kKey));
@@ -125,7 +125,7 @@ TEST_F(CudaCache, EveryFlippedBitIsAMissAndReplaced) {
   }
 }
 
-TEST_F(CudaCache, AnEntryOfAnotherKeyIsAMiss) {
+TEST_F(UtilCache, AnEntryOfAnotherKeyIsAMiss) {
   const Cache cache(root());
   cache.store("other", kPayload);
   cache.store(kKey, kPayload);
@@ -134,7 +134,7 @@ TEST_F(CudaCache, AnEntryOfAnotherKeyIsAMiss) {
   EXPECT_EQ(cache.find("other"), kPayload);
 }
 
-TEST_F(CudaCache, NoLinkIsFollowed) {
+TEST_F(UtilCache, NoLinkIsFollowed) {
   const Cache cache(root());
   cache.store(kKey, kPayload);
   fs::rename(entry(kKey), folder / "elsewhere");
@@ -154,7 +154,7 @@ TEST_F(CudaCache, NoLinkIsFollowed) {
   EXPECT_NE(slurp(folder / "shelf" / entry(kKey).filename()).find(std::string(kPayload)), std::string::npos);
 }
 
-TEST_F(CudaCache, WhatIsNoFileIsAMiss) {
+TEST_F(UtilCache, WhatIsNoFileIsAMiss) {
   const Cache cache(root());
   cache.store(kKey, kPayload);
   fs::remove(entry(kKey));
@@ -166,7 +166,7 @@ TEST_F(CudaCache, WhatIsNoFileIsAMiss) {
   cache.store(kKey, kPayload);  // cannot replace it, and says so
 }
 
-TEST_F(CudaCache, OneOfManyProcessesMakesTheEntry) {
+TEST_F(UtilCache, OneOfManyProcessesMakesTheEntry) {
   constexpr int kProcesses = 16;
   const fs::path made = folder / "made";
   std::vector<pid_t> children;
@@ -194,7 +194,7 @@ TEST_F(CudaCache, OneOfManyProcessesMakesTheEntry) {
   EXPECT_EQ(slurp(made), "x");
 }
 
-TEST_F(CudaCache, ManyProcessesWithoutTheLockStoreWholeEntries) {
+TEST_F(UtilCache, ManyProcessesWithoutTheLockStoreWholeEntries) {
   std::vector<pid_t> children;
   for (int i = 0; i < 16; ++i) {
     const pid_t child = fork();
@@ -216,7 +216,7 @@ TEST_F(CudaCache, ManyProcessesWithoutTheLockStoreWholeEntries) {
   EXPECT_EQ(files().size(), 1U);
 }
 
-TEST_F(CudaCache, TheLockIsNotWaitedForLonger) {
+TEST_F(UtilCache, TheLockIsNotWaitedForLonger) {
   const Cache cache(root());
   const File held = cache.lock(kKey, milliseconds(0));
   ASSERT_TRUE(held.open());
@@ -224,7 +224,7 @@ TEST_F(CudaCache, TheLockIsNotWaitedForLonger) {
   EXPECT_TRUE(cache.lock("another", milliseconds(0)).open());
 }
 
-TEST_F(CudaCache, TheLockEndsWithAKilledProcess) {
+TEST_F(UtilCache, TheLockEndsWithAKilledProcess) {
   in_child([&] {
     const File lock = Cache(root()).lock(kKey, milliseconds(0));
     raise(SIGKILL);
@@ -232,7 +232,7 @@ TEST_F(CudaCache, TheLockEndsWithAKilledProcess) {
   EXPECT_TRUE(Cache(root()).lock(kKey, milliseconds(0)).open());
 }
 
-TEST_F(CudaCache, KilledAtAnyStepLeavesTheOldEntryOrTheNew) {
+TEST_F(UtilCache, KilledAtAnyStepLeavesTheOldEntryOrTheNew) {
   for (int at = 1; at <= 5; ++at) {
     for (const bool replaces : {false, true}) {
       SCOPED_TRACE(at);
@@ -258,7 +258,7 @@ TEST_F(CudaCache, KilledAtAnyStepLeavesTheOldEntryOrTheNew) {
   }
 }
 
-TEST_F(CudaCache, WhatDiedLongAgoIsSwept) {
+TEST_F(UtilCache, WhatDiedLongAgoIsSwept) {
   in_child([&] { Cache(root(), [](int step) { step == 2 ? raise(SIGKILL) : 0; }).store(kKey, kPayload); });
   ASSERT_EQ(files().size(), 1U);
   Cache(root()).store(kKey, kPayload);
@@ -270,7 +270,7 @@ TEST_F(CudaCache, WhatDiedLongAgoIsSwept) {
   EXPECT_EQ(files().size(), 1U);
 }
 
-TEST_F(CudaCache, AFileInPlaceOfTheFolderMeansUncached) {
+TEST_F(UtilCache, AFileInPlaceOfTheFolderMeansUncached) {
   spill(root(), "");
   const Cache cache(root());
   EXPECT_FALSE(cache.usable());
@@ -279,7 +279,7 @@ TEST_F(CudaCache, AFileInPlaceOfTheFolderMeansUncached) {
   EXPECT_FALSE(cache.lock(kKey, milliseconds(0)).open());
 }
 
-TEST_F(CudaCache, AReadOnlyFolderIsReadAndNotWritten) {
+TEST_F(UtilCache, AReadOnlyFolderIsReadAndNotWritten) {
   if (geteuid() == 0) GTEST_SKIP() << "root may write to a read-only folder";
   Cache(root()).store(kKey, kPayload);
   fs::permissions(root(), fs::perms::owner_read | fs::perms::owner_exec);
@@ -290,7 +290,7 @@ TEST_F(CudaCache, AReadOnlyFolderIsReadAndNotWritten) {
   fs::permissions(root(), fs::perms::owner_all);
 }
 
-TEST_F(CudaCache, AFolderThatOthersMayWriteToIsRefused) {
+TEST_F(UtilCache, AFolderThatOthersMayWriteToIsRefused) {
   fs::create_directories(root());
   for (const fs::perms extra : {fs::perms::group_write, fs::perms::others_write}) {
     fs::permissions(root(), fs::perms::owner_all | extra);
@@ -300,7 +300,7 @@ TEST_F(CudaCache, AFolderThatOthersMayWriteToIsRefused) {
   EXPECT_TRUE(Cache(root()).usable());
 }
 
-TEST_F(CudaCache, AFolderOrAnEntryOfAnotherUserIsRefused) {
+TEST_F(UtilCache, AFolderOrAnEntryOfAnotherUserIsRefused) {
   if (geteuid() != 0) GTEST_SKIP() << "only root may give files away";
   Cache(root()).store(kKey, kPayload);
   ASSERT_EQ(chown(entry(kKey).c_str(), 65534, 65534), 0);
@@ -309,7 +309,7 @@ TEST_F(CudaCache, AFolderOrAnEntryOfAnotherUserIsRefused) {
   EXPECT_FALSE(Cache(root()).usable());
 }
 
-TEST_F(CudaCache, AFullDiskMeansUncached) {
+TEST_F(UtilCache, AFullDiskMeansUncached) {
   const int status = in_child([&] {
     // No file may grow beyond 16 bytes: writes fail as they do on a full disk.
     signal(SIGXFSZ, SIG_IGN);
@@ -334,10 +334,10 @@ TEST(CudaCacheDeathTest, WarnsOnceAProcess) {
         _exit(0);
       },
       testing::ExitedWithCode(0),
-      "^tconv: kernels are not cached: TCONV_CACHE, XDG_CACHE_HOME and HOME name no folder\n$");
+      "^tconv: nothing is cached: TCONV_CACHE, XDG_CACHE_HOME and HOME name no folder\n$");
 }
 
-TEST_F(CudaCache, DefaultRoot) {
+TEST_F(UtilCache, DefaultRoot) {
   const int status = in_child([] {
     unsetenv("TCONV_CACHE");
     unsetenv("XDG_CACHE_HOME");
@@ -356,4 +356,4 @@ TEST_F(CudaCache, DefaultRoot) {
 }
 
 }  // namespace
-}  // namespace tconv::cuda
+}  // namespace tconv
