@@ -4,7 +4,7 @@ include(GNUInstallDirs)
 
 # A wheel is a folder without symbolic links, on machines that may lack what the library is built from: one file under
 # the plain name, and those libraries beside it.
-if(SKBUILD)
+if(SKBUILD AND PROJECT_IS_TOP_LEVEL)
   set_target_properties(tconv_shared PROPERTIES INSTALL_RPATH "$ORIGIN")
   install(TARGETS tconv_shared LIBRARY DESTINATION tconv)
   foreach(library fmt::fmt hwy::hwy)

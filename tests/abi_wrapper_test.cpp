@@ -100,8 +100,13 @@ TEST(Wrapper, PassesEveryMemberOn) {
 }
 
 TEST(Wrapper, RunsAnEmptyBatch) {
-  const Layer layer;
-  EXPECT_NO_THROW(layer.plan.run({.packed = layer.packed.data(), .batch = 0}));
+  tconv::Problem problem = kLayer;
+  problem.c_out = 1;
+  problem.kernel = 4;  // reaches beyond the stride, so that no input makes an output
+  const Layer layer(problem);
+  EXPECT_NO_THROW(layer.plan.run({.packed = layer.packed.data(), .batch = 0, .length = 0}));
+  EXPECT_NO_THROW(layer.plan.run({.packed = layer.packed.data(), .batch = 0, .length = 5}));
+  EXPECT_THROW(layer.plan.run({.packed = layer.packed.data(), .batch = 1, .length = 0}), tconv::Error);
 }
 
 TEST(Wrapper, ThrowsWhatTheLibraryRefuses) {
