@@ -7,19 +7,19 @@
 
 static int failures = 0;
 
-static void expect(int good, const char* what) {
+static void expect(int good, const char *what) {
   if (good) return;
   printf("failed: %s (last error: %s)\n", what, tconv_last_error());
   ++failures;
 }
 
 /* A refusal has this status and leaves a text. */
-static void refused(tconv_status got, tconv_status due, const char* what) {
+static void refused(tconv_status got, tconv_status due, const char *what) {
   expect(got == due && strlen(tconv_last_error()) > 0, what);
 }
 
 static void plans(void) {
-  tconv_plan* plan = NULL;
+  tconv_plan *plan = NULL;
   struct tconv_problem problem = TCONV_PROBLEM_INIT;
   expect(strlen(tconv_version()) > 0, "a version");
   expect(strcmp(tconv_last_error(), "") == 0, "no error at first");
@@ -53,7 +53,7 @@ static void plans(void) {
   expect(plan == NULL, "no refusal makes a plan");
 
   int64_t out_length = 0;
-  struct tconv_run run = {sizeof run, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, NULL, NULL};
+  const struct tconv_run run = {.struct_size = sizeof run};
   refused(tconv_plan_out_length(NULL, 1, &out_length), TCONV_INVALID, "out_length of a null plan");
   refused(tconv_plan_pack(NULL, NULL, 0, 0, 0, NULL, NULL), TCONV_INVALID, "pack of a null plan");
   refused(tconv_plan_run(NULL, &run, NULL), TCONV_INVALID, "run of a null plan");
@@ -68,7 +68,7 @@ enum { kOutLength = (kLength - 1) * kStride - 2 * kPadding + kKernel };
 static float x[kBatch * kIn * kLength], w[kIn * kOut * kKernel], bias[kOut], due[kBatch * kOut * kOutLength];
 /* y with an element on each side that nothing may write. */
 static float around_y[1 + kBatch * kOut * kOutLength + 1], untouched[1 + kBatch * kOut * kOutLength + 1];
-static float* const y = around_y + 1;
+static float *const y = around_y + 1;
 
 static void fill(void) {
   for (int i = 0; i < kBatch * kIn * kLength; ++i) x[i] = (float)(i % 7 - 3);
@@ -76,7 +76,7 @@ static void fill(void) {
   for (int i = 0; i < kOut; ++i) bias[i] = (float)(10 * i);
   for (int b = 0; b < kBatch; ++b)
     for (int o = 0; o < kOut; ++o) {
-      float* row = due + (b * kOut + o) * kOutLength;
+      float *row = due + (b * kOut + o) * kOutLength;
       for (int t = 0; t < kOutLength; ++t) row[t] = bias[o];
       for (int c = 0; c < kIn; ++c)
         for (int i = 0; i < kLength; ++i)
@@ -92,13 +92,13 @@ static void clear(void) {
   memcpy(untouched, around_y, sizeof around_y);
 }
 
-static void run_refused(const tconv_plan* plan, const struct tconv_run* run, const struct tconv_how* how,
-                        tconv_status status, const char* what) {
+static void run_refused(const tconv_plan *plan, const struct tconv_run *run, const struct tconv_how *how,
+                        tconv_status status, const char *what) {
   refused(tconv_plan_run(plan, run, how), status, what);
   expect(memcmp(around_y, untouched, sizeof around_y) == 0, "y stays as it was");
 }
 
-static void bad_runs(const tconv_plan* plan, const struct tconv_run* good) {
+static void bad_runs(const tconv_plan *plan, const struct tconv_run *good) {
   struct tconv_how how = TCONV_HOW_INIT;
   struct tconv_run run;
 #define REFUSED(change, status, what) \
@@ -134,7 +134,7 @@ static void bad_runs(const tconv_plan* plan, const struct tconv_run* good) {
   run_refused(plan, good, &how, TCONV_INVALID, "a how of another size");
 }
 
-static void explains(const tconv_plan* plan) {
+static void explains(const tconv_plan *plan) {
   size_t needed = 0;
   char text[1000] = "", start[8] = "#######";
   expect(tconv_plan_explain(plan, kBatch, kLength, NULL, 0, &needed) == TCONV_OK && needed > 8, "the text's size");
@@ -152,7 +152,7 @@ static void cpu(void) {
   struct tconv_problem problem = TCONV_PROBLEM_INIT;
   problem.c_in = kIn, problem.c_out = kOut, problem.kernel = kKernel, problem.stride = kStride;
   problem.padding = kPadding, problem.bias = 1;
-  tconv_plan* plan = NULL;
+  tconv_plan *plan = NULL;
   if (tconv_plan_create(&problem, TCONV_CPU, NULL, &plan) != TCONV_OK) {
     expect(0, "a plan");
     return;
@@ -177,9 +177,10 @@ static void cpu(void) {
   for (size_t i = bytes; i < room; ++i) expect(packed[i] == 0x55, "and none behind it");
 
   clear();
-  const struct tconv_run run = {
-      sizeof run,        x,          packed, bias, y, kBatch, kLength, kIn * kLength, kLength, 1,
-      kOut * kOutLength, kOutLength, NULL,   NULL};
+  struct tconv_run run = {
+      .struct_size = sizeof run, .x = x, .packed = packed, .bias = bias, .y = y, .batch = kBatch, .length = kLength};
+  run.x_stride_batch = kIn * kLength, run.x_stride_channel = kLength, run.x_stride_sample = 1;
+  run.y_stride_batch = kOut * kOutLength, run.y_stride_channel = kOutLength;
   struct tconv_how how = TCONV_HOW_INIT;
   bad_runs(plan, &run);
   for (how.threads = 1; how.threads <= 1024; how.threads *= 4) {

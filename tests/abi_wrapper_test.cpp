@@ -26,7 +26,7 @@ class Layer {
 
 tconv_status status_of(const tconv::Problem& problem, int device = TCONV_CPU, const char* solver = nullptr) {
   try {
-    tconv::Plan(problem, device, solver);
+    const tconv::Plan plan(problem, device, solver);
     return TCONV_OK;
   } catch (const tconv::Error& error) {
     EXPECT_STRNE(error.what(), "");
