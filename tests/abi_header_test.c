@@ -117,6 +117,7 @@ static void bad_runs(const tconv_plan *plan, const struct tconv_run *good) {
   REFUSED(bias = y + 3, TCONV_INVALID, "a bias in y");
   REFUSED(y_stride_channel = kOutLength - 1, TCONV_INVALID, "rows of y that overlap");
   REFUSED(y_stride_batch = 1, TCONV_INVALID, "batches of y that overlap");
+  REFUSED(y_stride_batch = kOutLength, TCONV_INVALID, "batches of y in the channels of others");
   REFUSED(batch = -1, TCONV_UNSUPPORTED, "a negative batch");
   REFUSED(length = 0, TCONV_UNSUPPORTED, "no length");
   REFUSED(batch = INT64_MAX, TCONV_UNSUPPORTED, "a batch of 2^63-1");
@@ -170,6 +171,8 @@ static void cpu(void) {
   refused(tconv_plan_pack(plan, NULL, kOut * kKernel, kKernel, 1, packed, NULL), TCONV_INVALID, "null weights");
   refused(tconv_plan_pack(plan, w, kOut * kKernel, kKernel, 1, NULL, NULL), TCONV_INVALID, "pack to null");
   refused(tconv_plan_pack(plan, w, kOut * kKernel, kKernel, 1, packed + 4, NULL), TCONV_INVALID, "pack to +4 bytes");
+  refused(tconv_plan_pack(plan, packed + 64, kOut * kKernel, kKernel, 1, packed, NULL), TCONV_INVALID, "pack in place");
+  refused(tconv_plan_pack(plan, w, INT64_MAX, kKernel, 1, packed, NULL), TCONV_INVALID, "w beyond 2^63 bytes");
   expect(packed[0] == 0x55 && packed[4] == 0x55, "a refusal packs nothing");
   expect(tconv_plan_pack(plan, w, kOut * kKernel, kKernel, 1, packed, NULL) == TCONV_OK, "pack");
   expect(tconv_plan_pack(plan, w, kOut * kKernel, kKernel, 1, again, NULL) == TCONV_OK, "pack again");

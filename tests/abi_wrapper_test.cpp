@@ -99,6 +99,41 @@ TEST(Wrapper, PassesEveryMemberOn) {
   EXPECT_EQ(status_of(problem), TCONV_UNSUPPORTED);
 }
 
+TEST(Wrapper, TakesRowsInAnyOrder) {
+  const Layer layer;
+  const std::vector<std::int32_t> x{1, 2};  // (2, 1, 1)
+  std::vector<std::int32_t> y(8);
+  layer.plan.run({.x = x.data(),
+                  .packed = layer.packed.data(),
+                  .y = &y[6],
+                  .batch = 2,
+                  .length = 1,
+                  .y_strides = tconv::OutputStrides{-2, -4}});
+  EXPECT_EQ(y, (std::vector<std::int32_t>{200, 2000, 100, 1000, 2, 20, 1, 10}));
+}
+
+TEST(Wrapper, RefusesAnOutputThatIsAlsoRead) {
+  const tconv::Problem problem{
+      .c_in = 1, .c_out = 1, .kernel = 1, .bias = true, .before = TCONV_SNAKE, .after = TCONV_SNAKE};
+  const std::vector<float> w{1};
+  const Layer layer(problem, w.data());
+  std::vector<float> x{1, 2, 3, 4}, bias{0}, alpha{1}, y(4, -1);
+  const tconv::Run good{.x = x.data(),
+                        .packed = layer.packed.data(),
+                        .y = y.data(),
+                        .length = 4,
+                        .bias = bias.data(),
+                        .x_alpha = alpha.data(),
+                        .y_alpha = alpha.data()};
+  for (const auto member : {&tconv::Run::x, &tconv::Run::bias, &tconv::Run::x_alpha, &tconv::Run::y_alpha}) {
+    tconv::Run run = good;
+    run.*member = &y[3];
+    EXPECT_THROW(layer.plan.run(run), tconv::Error);
+    EXPECT_EQ(y, std::vector<float>(4, -1));
+  }
+  EXPECT_NO_THROW(layer.plan.run(good));
+}
+
 TEST(Wrapper, RunsAnEmptyBatch) {
   tconv::Problem problem = kLayer;
   problem.c_out = 1;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <initializer_list>
 #include <new>
 
@@ -66,9 +67,15 @@ Bytes bytes_of(const void* pointer, std::initializer_list<Dimension> dimensions,
   return {first, last};
 }
 
-void require_apart(const Bytes& y, const Bytes& other, const char* name) {
-  if (y.first < other.last && other.first < y.last)
-    throw Error(Exit::usage, "run", fmt::format("y overlaps {}", name), "an output of its own memory");
+void require_apart(const char* place, const Bytes& written, const Bytes& read, const char* what) {
+  if (written.first < read.last && read.first < written.last)
+    throw Error(Exit::usage, place, what, "an output of its own memory");
+}
+
+// Rows of `length` elements: those of the inner dimension do not meet, and lie within a step of the outer one.
+bool rows_apart(const Dimension& outer, const Dimension& inner, std::int64_t length) {
+  const std::int64_t span = inner.count > 1 ? (inner.count - 1) * std::abs(inner.stride) + length : length;
+  return (inner.count <= 1 || std::abs(inner.stride) >= length) && (outer.count <= 1 || std::abs(outer.stride) >= span);
 }
 
 void require_threads(int threads) {
@@ -82,14 +89,15 @@ void require_aligned(const void* packed) {
 }
 
 // Reach of an offset in a tensor, refused where it does not fit into memory's addresses.
-void require_addressable(const char* name, std::initializer_list<Dimension> dimensions, std::int64_t size) {
+void require_addressable(const char* place, const char* name, std::initializer_list<Dimension> dimensions,
+                         std::int64_t size) {
   std::int64_t total = 0;
   for (const Dimension& d : dimensions) {
     std::int64_t reach = 0;
     if (d.count > 1 &&
         (__builtin_mul_overflow(d.count - 1, d.stride, &reach) || __builtin_mul_overflow(reach, size, &reach) ||
          reach == INT64_MIN || __builtin_add_overflow(total, reach < 0 ? -reach : reach, &total)))
-      throw Error(Exit::usage, "run", fmt::format("the strides of {} reach beyond 2^63 bytes", name), "smaller ones");
+      throw Error(Exit::usage, place, fmt::format("the strides of {} reach beyond 2^63 bytes", name), "smaller ones");
   }
 }
 
@@ -128,6 +136,12 @@ void Plan::pack(const Pack& call, int threads) const {
   if (call.w == nullptr || call.packed == nullptr)
     throw Error(Exit::usage, "pack", "a pointer is null", "the weights and the packed buffer");
   require_aligned(call.packed);
+  const Problem& p = problem();
+  const std::int64_t size = bytes_per_element(p.arithmetic);
+  const Dimension in{p.c_in, call.stride_in}, out{p.c_out / p.groups, call.stride_out}, tap{p.kernel, call.stride_k};
+  require_addressable("pack", "w", {in, out, tap}, size);
+  require_apart("pack", bytes_of(call.packed, {{packed_bytes(), 1}}, 1), bytes_of(call.w, {in, out, tap}, size),
+                "the packed buffer overlaps the weights");
   kernel_->pack(call, threads);
 }
 
@@ -155,17 +169,21 @@ void Plan::run(const Call& call, int threads) const {
       x_sample{call.length, call.x_stride_t};
   const Dimension y_batch{call.batch, call.y_stride_b}, y_channel{p.c_out, call.y_stride_c},
       y_sample{call.out_length, 1};
-  require_addressable("x", {x_batch, x_channel, x_sample}, size);
-  require_addressable("y", {y_batch, y_channel, y_sample}, size);
-  const auto apart = [&](std::int64_t stride, std::int64_t count) {
-    return count <= 1 || stride <= -call.out_length || stride >= call.out_length;
-  };
-  if (!apart(call.y_stride_c, p.c_out) || !apart(call.y_stride_b, call.batch))
-    throw Error(Exit::usage, "run", "the rows of y overlap", "strides of at least the output length");
+  require_addressable("run", "x", {x_batch, x_channel, x_sample}, size);
+  require_addressable("run", "y", {y_batch, y_channel, y_sample}, size);
+  if (!rows_apart(y_batch, y_channel, call.out_length) && !rows_apart(y_channel, y_batch, call.out_length))
+    throw Error(Exit::usage, "run", "the rows of y overlap",
+                "one stride of at least the output length, the other beyond all rows of that one");
   const Bytes y = bytes_of(call.y, {y_batch, y_channel, y_sample}, size);
-  require_apart(y, bytes_of(call.x, {x_batch, x_channel, x_sample}, size), "x");
-  require_apart(y, bytes_of(call.w, {{packed_bytes(), 1}}, 1), "the packed weights");
-  if (call.bias != nullptr) require_apart(y, bytes_of(call.bias, {{p.c_out, 1}}, size), "the bias");
+  require_apart("run", y, bytes_of(call.x, {x_batch, x_channel, x_sample}, size), "y overlaps x");
+  require_apart("run", y, bytes_of(call.w, {{packed_bytes(), 1}}, 1), "y overlaps the packed weights");
+  const auto require_channels_apart = [&](const void* values, std::int64_t count, std::int64_t each, const char* what) {
+    if (values != nullptr) require_apart("run", y, bytes_of(values, {{count, 1}}, each), what);
+  };
+  const std::int64_t alpha_size = p.arithmetic == Arithmetic::f64 ? sizeof(double) : sizeof(float);
+  require_channels_apart(call.bias, p.c_out, size, "y overlaps the bias");
+  require_channels_apart(call.x_alpha, p.c_in, alpha_size, "y overlaps the alphas of x");
+  require_channels_apart(call.y_alpha, p.c_out, alpha_size, "y overlaps the alphas of y");
 
   thread_local Workspace memory;
   const std::int64_t each = (workspace_bytes(extent) + kPackedAlign - 1) / kPackedAlign * kPackedAlign;
