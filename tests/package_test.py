@@ -31,9 +31,9 @@ def example_sum():
     c_in, c_out, kernel, stride, padding, length = 512, 256, 16, 8, 4, 100
     total = 0
     for c in range(c_in):
-        of_tap = [sum((((c * c_out + o) * kernel + k) % 5 - 2) for o in range(c_out)) for k in range(kernel)]
+        of_tap = [sum((((c * c_out + o) * kernel + k) % 5 - 1) for o in range(c_out)) for k in range(kernel)]
         for i in range(length):
-            x = (c * length + i) % 7 - 3
+            x = (c * length + i) % 7 - 2
             total += x * sum(of_tap[k] for k in range(kernel) if 0 <= i * stride - padding + k < length * stride)
     return total
 

@@ -20,8 +20,8 @@ int main(void) {
   float *y = malloc(sizeof(float) * (size_t)(256 * out_length));
   void *packed = aligned_alloc(256, ((size_t)tconv_plan_packed_bytes(plan) + 255) / 256 * 256);
   if (!x || !w || !y || !packed) return fputs("no memory\n", stderr), 1;
-  for (int64_t i = 0; i < x_size; ++i) x[i] = (float)(i % 7 - 3);
-  for (int64_t i = 0; i < w_size; ++i) w[i] = (float)(i % 5 - 2);
+  for (int64_t i = 0; i < x_size; ++i) x[i] = (float)(i % 7 - 2);
+  for (int64_t i = 0; i < w_size; ++i) w[i] = (float)(i % 5 - 1);
 
   TRY(tconv_plan_pack(plan, w, 256 * 16, 16, 1, packed, NULL));
   struct tconv_run run = {.struct_size = sizeof run, .x = x, .packed = packed, .y = y, .batch = 1, .length = length};

@@ -10,8 +10,8 @@ int main() try {
   const tconv::Plan plan({.c_in = 512, .c_out = 256, .kernel = 16, .stride = 8, .padding = 4});
   const std::int64_t length = 100;
   std::vector<float> x(512 * length), w(512 * 256 * 16), y(256 * plan.out_length(length));
-  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 7) - 3;
-  for (std::size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(i % 5) - 2;
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 7) - 2;
+  for (std::size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(i % 5) - 1;
 
   const tconv::Memory packed(plan.packed_bytes());
   plan.pack(w.data(), packed.data());
