@@ -35,13 +35,15 @@ tconv_status status_of(const tconv::Problem& problem, int device = TCONV_CPU, co
 }
 
 TEST(Wrapper, RunsDenseTensors) {
-  const Layer layer;
-  const std::vector<std::int32_t> x{1, 2, 3, 4, 5, 6};  // (2, 1, 3)
-  std::vector<std::int32_t> y(24);
-  ASSERT_EQ(layer.plan.out_length(3), 6);
-  layer.plan.run({.x = x.data(), .packed = layer.packed.data(), .y = y.data(), .batch = 2, .length = 3});
-  EXPECT_EQ(y, (std::vector<std::int32_t>{1, 10, 2, 20, 3, 30, 100, 1000, 200, 2000, 300, 3000,
-                                          4, 40, 5, 50, 6, 60, 400, 4000, 500, 5000, 600, 6000}));
+  tconv::Problem problem = kLayer;
+  problem.c_in = problem.groups = 2;  // each channel has two of the weights
+  const Layer layer(problem);
+  const std::vector<std::int32_t> x{1, 2, 3, 4, 5, 6, 7, 8};  // (2, 2, 2)
+  std::vector<std::int32_t> y(16);
+  ASSERT_EQ(layer.plan.out_length(2), 4);
+  layer.plan.run({.x = x.data(), .packed = layer.packed.data(), .y = y.data(), .batch = 2, .length = 2});
+  EXPECT_EQ(y, (std::vector<std::int32_t>{1, 10, 2, 20, 300, 3000, 400, 4000,  //
+                                          5, 50, 6, 60, 700, 7000, 800, 8000}));
 }
 
 TEST(Wrapper, RunsStridedTensors) {
