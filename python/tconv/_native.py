@@ -36,10 +36,16 @@ class Error(RuntimeError):
         self.status = status
 
 
+def _path():
+    """TCONV_LIBRARY, else the installed package's own library, else the one that this checkout builds."""
+    here = pathlib.Path(__file__).resolve().parent
+    own = here / "libtconv.so"
+    return os.environ.get("TCONV_LIBRARY") or str(
+        own if own.is_file() else here.parents[1] / "build" / "release" / "libtconv.so")
+
+
 def _load():
-    path = os.environ.get("TCONV_LIBRARY") or str(
-        pathlib.Path(__file__).resolve().parents[2] / "build" / "release" / "libtconv.so")
-    lib = ctypes.CDLL(path)
+    lib = ctypes.CDLL(_path())
     pointer, i64 = ctypes.c_void_p, ctypes.c_int64
     for name, result, arguments in (
             ("tconv_version", ctypes.c_char_p, []),
