@@ -3,10 +3,12 @@
 import ctypes
 import os
 import pathlib
+import struct
 
 ARITHMETICS = {"f32": 0, "tf32": 1, "f16": 2, "bf16": 3, "f64": 4, "i32": 5}
 ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "elu": 3, "gelu": 4, "tanh": 5, "snake": 6}
 CPU = -1
+UNSUPPORTED = 3
 
 
 class _Problem(ctypes.Structure):
@@ -61,6 +63,17 @@ def _load():
 
 _lib = _load()
 
+# The way of a caller for whom a microsecond counts: the structs as bytes, packed in one step.
+_run_fields, _how_fields = struct.Struct("@N4P7q2P"), struct.Struct("@NPi")
+assert ctypes.sizeof(_Run) == _run_fields.size
+_launch = _lib["tconv_plan_run"]
+_launch.restype, _launch.argtypes = ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p]
+
+
+def how(stream, threads):
+    """A struct tconv_how for Plan.launch."""
+    return _how_fields.pack(ctypes.sizeof(_How), stream, threads).ljust(ctypes.sizeof(_How), b"\0")
+
 
 def _check(status):
     if status != 0:
@@ -109,6 +122,12 @@ class Plan:
         call = _Run(ctypes.sizeof(_Run), x, packed, bias, y, batch, length, *x_strides, *y_strides, x_alpha, y_alpha)
         how = _How(ctypes.sizeof(_How), stream, threads)
         _check(_lib.tconv_plan_run(self._plan, ctypes.byref(call), ctypes.byref(how)))
+
+    def launch(self, how, *call, _pack=_run_fields.pack, _size=ctypes.sizeof(_Run), _run=_launch):
+        """run() with every argument given and flat: how(), then the members of struct tconv_run in order, 0 for NULL."""
+        status = _run(self._plan, _pack(_size, *call), how)
+        if status:
+            _check(status)
 
     def explain(self, batch, length):
         needed = ctypes.c_size_t()
