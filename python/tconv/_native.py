@@ -8,7 +8,8 @@ import struct
 ARITHMETICS = {"f32": 0, "tf32": 1, "f16": 2, "bf16": 3, "f64": 4, "i32": 5}
 ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "elu": 3, "gelu": 4, "tanh": 5, "snake": 6}
 CPU = -1
-UNSUPPORTED = 3
+INVALID, UNSUPPORTED = 2, 3  # of tconv_status
+ALIGN = 256  # bytes, of packed weights
 
 
 class _Problem(ctypes.Structure):
@@ -90,9 +91,11 @@ class Plan:
     def __init__(self, c_in, c_out, kernel, stride=1, padding=0, output_padding=0, dilation=1, groups=1,
                  arithmetic="f32", bias=False, device=0, solver=None, before="none", after="none",
                  before_parameter=0.0, after_parameter=0.0):
-        problem = _Problem(ctypes.sizeof(_Problem), c_in, c_out, kernel, stride, padding, output_padding, dilation,
-                           groups, ARITHMETICS[arithmetic], int(bool(bias)), ACTIVATIONS[before], ACTIVATIONS[after],
-                           before_parameter, after_parameter)
+        numbers = (c_in, c_out, kernel, stride, padding, output_padding, dilation, groups)
+        if not all(-2**63 <= number < 2**63 for number in numbers):  # ctypes would wrap them
+            raise Error(INVALID, f"problem: {numbers} leave int64")
+        problem = _Problem(ctypes.sizeof(_Problem), *numbers, ARITHMETICS[arithmetic], int(bool(bias)),
+                           ACTIVATIONS[before], ACTIVATIONS[after], before_parameter, after_parameter)
         self._plan = ctypes.c_void_p()
         _check(_lib.tconv_plan_create(ctypes.byref(problem), device, solver.encode() if solver else None,
                                       ctypes.byref(self._plan)))

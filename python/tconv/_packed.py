@@ -9,7 +9,6 @@ import torch
 
 from tconv import _native
 
-ALIGN = 256  # bytes, of packed weights
 SAMPLE = 4096  # bytes, compared where the CPU can read them
 
 _lock = threading.Lock()
@@ -39,8 +38,8 @@ class Layer:
         self.extra = dilation * (kernel - 1) + output_padding + 1 - 2 * padding  # of the output's length
         own = plan(c_in, self.c_out, kernel, stride, padding, output_padding, dilation, groups, arithmetic, bias,
                    self.device)
-        self.memory = torch.empty(own.packed_bytes + ALIGN, dtype=torch.uint8, device=weight.device)
-        self.packed = -(-self.memory.data_ptr() // ALIGN) * ALIGN
+        self.memory = torch.empty(own.packed_bytes + _native.ALIGN, dtype=torch.uint8, device=weight.device)
+        self.packed = -(-self.memory.data_ptr() // _native.ALIGN) * _native.ALIGN
         own.pack(weight.data_ptr(), weight.stride(), self.packed, stream, threads())
         self.launch = own.launch
 
