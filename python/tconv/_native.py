@@ -3,10 +3,13 @@
 import ctypes
 import os
 import pathlib
+import struct
 
 ARITHMETICS = {"f32": 0, "tf32": 1, "f16": 2, "bf16": 3, "f64": 4, "i32": 5}
 ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "elu": 3, "gelu": 4, "tanh": 5, "snake": 6}
 CPU = -1
+INVALID, UNSUPPORTED = 2, 3  # of tconv_status
+ALIGN = 256  # bytes, of packed weights
 
 
 class _Problem(ctypes.Structure):
@@ -67,6 +70,17 @@ def _load():
 
 _lib = _load()
 
+# The way of a caller for whom a microsecond counts: the structs as bytes, packed in one step.
+_run_fields, _how_fields = struct.Struct("@N4P7q2P"), struct.Struct("@NPi")
+assert ctypes.sizeof(_Run) == _run_fields.size
+_launch = _lib["tconv_plan_run"]
+_launch.restype, _launch.argtypes = ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p]
+
+
+def how(stream, threads):
+    """A struct tconv_how for Plan.launch."""
+    return _how_fields.pack(ctypes.sizeof(_How), stream, threads).ljust(ctypes.sizeof(_How), b"\0")
+
 
 def _check(status):
     if status != 0:
@@ -83,9 +97,11 @@ class Plan:
     def __init__(self, c_in, c_out, kernel, stride=1, padding=0, output_padding=0, dilation=1, groups=1,
                  arithmetic="f32", bias=False, device=0, solver=None, before="none", after="none",
                  before_parameter=0.0, after_parameter=0.0):
-        problem = _Problem(ctypes.sizeof(_Problem), c_in, c_out, kernel, stride, padding, output_padding, dilation,
-                           groups, ARITHMETICS[arithmetic], int(bool(bias)), ACTIVATIONS[before], ACTIVATIONS[after],
-                           before_parameter, after_parameter)
+        numbers = (c_in, c_out, kernel, stride, padding, output_padding, dilation, groups)
+        if not all(-2**63 <= number < 2**63 for number in numbers):  # ctypes would wrap them
+            raise Error(INVALID, f"problem: {numbers} leave int64")
+        problem = _Problem(ctypes.sizeof(_Problem), *numbers, ARITHMETICS[arithmetic], int(bool(bias)),
+                           ACTIVATIONS[before], ACTIVATIONS[after], before_parameter, after_parameter)
         self._plan = ctypes.c_void_p()
         _check(_lib.tconv_plan_create(ctypes.byref(problem), device, solver.encode() if solver else None,
                                       ctypes.byref(self._plan)))
@@ -115,6 +131,12 @@ class Plan:
         call = _Run(ctypes.sizeof(_Run), x, packed, bias, y, batch, length, *x_strides, *y_strides, x_alpha, y_alpha)
         how = _How(ctypes.sizeof(_How), stream, threads)
         _check(_lib.tconv_plan_run(self._plan, ctypes.byref(call), ctypes.byref(how)))
+
+    def launch(self, how, *call, _pack=_run_fields.pack, _size=ctypes.sizeof(_Run), _run=_launch):
+        """run() with every argument given and flat: how(), then the members of struct tconv_run in order, 0 for NULL."""
+        status = _run(self._plan, _pack(_size, *call), how)
+        if status:
+            _check(status)
 
     def explain(self, batch, length):
         needed = ctypes.c_size_t()

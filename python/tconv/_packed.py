@@ -1,0 +1,124 @@
+"""Plans and packed weights of torch tensors: made once, found again by the tensor's identity, and never used for another
+tensor or an older value of the same one."""
+
+import ctypes
+import threading
+import weakref
+
+import torch
+
+from tconv import _native
+
+SAMPLE = 4096  # bytes, compared where the CPU can read them
+
+_lock = threading.Lock()
+_plans = {}  # problem -> Plan; kept, as a plan must outlive what it launched and a process has few problems
+_weights = {}  # id(tensor) -> _Weight
+
+
+def plan(*problem):
+    """The Plan of (c_in, c_out, kernel, stride, padding, output_padding, dilation, groups, arithmetic, bias, device)."""
+    found = _plans.get(problem)
+    if found is None:
+        with _lock:
+            found = _plans.get(problem) or _native.Plan(*problem)
+            _plans[problem] = found
+    return found
+
+
+class Layer:
+    """One layer's plan with its packed weights."""
+
+    __slots__ = ("launch", "packed", "memory", "device", "c_in", "c_out", "extra")
+
+    def __init__(self, weight, stride, padding, output_padding, groups, dilation, bias, arithmetic, stream):
+        c_in, columns, kernel = weight.shape
+        self.device = weight.get_device()  # -1 is the CPU, as TCONV_CPU is
+        self.c_in, self.c_out = c_in, columns * groups
+        self.extra = dilation * (kernel - 1) + output_padding + 1 - 2 * padding  # of the output's length
+        own = plan(c_in, self.c_out, kernel, stride, padding, output_padding, dilation, groups, arithmetic, bias,
+                   self.device)
+        self.memory = torch.empty(own.packed_bytes + _native.ALIGN, dtype=torch.uint8, device=weight.device)
+        self.packed = -(-self.memory.data_ptr() // _native.ALIGN) * _native.ALIGN
+        own.pack(weight.data_ptr(), weight.stride(), self.packed, stream, threads())
+        self.launch = own.launch
+
+
+class _Weight:
+    """What was derived from a weight, and how the tensor looked then."""
+
+    __slots__ = ("ref", "version", "pointer", "storage", "shape", "strides", "dtype", "sample", "seen", "layers",
+                 "casts", "__weakref__")
+
+    def __init__(self, weight):
+        identity = id(weight)
+
+        def forget(ref):
+            if (held := _weights.get(identity)) is not None and held.ref is ref:
+                del _weights[identity]
+
+        self.ref = weakref.ref(weight, forget)
+        self.version, self.pointer = weight._version, weight.data_ptr()
+        storage = weight.untyped_storage()
+        # A weak reference keeps the address of the storage, not its memory: no other storage can take the address.
+        self.storage = torch.multiprocessing.reductions.StorageWeakRef(storage)
+        self.shape, self.strides, self.dtype = weight.shape, weight.stride(), weight.dtype
+        size = min(SAMPLE, storage.nbytes() - weight.storage_offset() * weight.element_size()) if weight.is_cpu else 0
+        self.sample = (ctypes.c_char * size).from_address(self.pointer)
+        self.seen = self.sample.raw
+        self.layers, self.casts = {}, {}
+
+    def current(self, weight):
+        return (self.ref() is weight and self.version == weight._version and self.pointer == weight.data_ptr() and
+                self.storage.cdata == weight.untyped_storage()._cdata and self.strides == weight.stride() and
+                self.shape == weight.shape and self.dtype is weight.dtype and self.sample.raw == self.seen)
+
+
+def threads():
+    return min(torch.get_num_threads(), 1024)
+
+
+def _known(weight):
+    """The weight's _Weight, made where there is none that is current; None where changes would not be noticed."""
+    if weight.is_inference():  # such tensors have no version
+        return None
+    known = _weights.get(id(weight))
+    if known is None or not known.current(weight):
+        known = _weights[id(weight)] = _Weight(weight)
+    return known
+
+
+def find(weight, key):
+    """The Layer made for this weight and key = (stride, padding, output_padding, groups, dilation, bias, arithmetic,
+    stream), or None."""
+    known = _weights.get(id(weight))
+    if known is None:
+        return None
+    layer = known.layers.get(key)
+    return layer if layer is not None and known.current(weight) else None
+
+
+def make(weight, key, keep=True):
+    """The same, made now. Throws tconv.Error."""
+    known = _known(weight) if keep else None
+    layer = Layer(weight, *key)
+    if known is not None:
+        known.layers[key] = layer
+    return layer
+
+
+def cast(weight, dtype):
+    """weight.to(dtype) without a gradient, made once."""
+    known = _known(weight)
+    if known is None:
+        return weight.to(dtype)
+    found = known.casts.get(dtype)
+    if found is None:
+        with torch.inference_mode(False), torch.no_grad():  # an inference tensor would have no version
+            found = known.casts[dtype] = weight.to(dtype)
+    return found
+
+
+def clear():
+    """Forgets every packed weight."""
+    _weights.clear()

@@ -1,0 +1,332 @@
+"""torch.nn.functional.conv_transpose1d and torch.nn.ConvTranspose1d on tconv's engine. Works with torch 2.4 and later.
+
+    import tconv.torch
+
+    print(tconv.torch.replace(model))           # every nn.ConvTranspose1d of a model, in place
+    y = tconv.torch.conv_transpose1d(x, weight, bias, stride=2, padding=1)
+    layer = tconv.torch.ConvTranspose1d(512, 256, 16, stride=8, padding=4)
+
+The engine serves float32, float64, float16 and bfloat16 on the CPU and on CUDA GPUs. PyTorch's own operator serves what
+else it can: other dtypes and devices, tensor subclasses, forward-mode derivatives, torch.func's transforms, and what
+torch.jit.trace and the ONNX exporter record. It also computes the gradients, so they exist to any order.
+
+Arguments, results and errors are PyTorch's, with two differences: dilation 0 and an output length below 1 are refused
+on every device (tconv.Error, a RuntimeError, where PyTorch has no error of its own); and y is always contiguous.
+
+On the CPU a call takes torch.get_num_threads() threads. On a GPU it runs on the current stream and uses TF32 where
+PyTorch's convolutions would (torch.backends.cudnn.allow_tf32).
+
+Weights are packed once and found again by the tensor's identity, memory and version, so whatever PyTorch counts as a
+change is followed: optimizer steps, in-place operations, load_state_dict, assignments to .data. Changes it does not
+count (in place through weight.data, a NumPy array or a raw pointer) are noticed on the CPU where they alter the first
+4096 bytes; after others call clear_cache(). Calls that differentiate by the weight, and weights made under
+torch.inference_mode, which have no version, are packed by every call. A CUDA graph packs in the graph, so its replays
+follow the weight.
+"""
+
+import threading
+
+import torch
+
+from tconv import _native, _packed
+from tconv._native import Error
+from tconv._replace import Report, replace_modules, retyped
+
+__all__ = ["ConvTranspose1d", "Error", "Report", "clear_cache", "conv_transpose1d", "replace"]
+
+_own = torch.nn.functional.conv_transpose1d
+_ARITHMETIC = {torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16"}
+_LARGEST = 2**62  # beyond it, sums of the arguments leave int64
+
+
+def conv_transpose1d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    """torch.nn.functional.conv_transpose1d: input (N, C_in, L) or (C_in, L), weight (C_in, C_out/groups, K), bias
+    (C_out), any strides. Returns (N, C_out, L_out) or (C_out, L_out) with
+    L_out = (L-1)*stride - 2*padding + dilation*(K-1) + output_padding + 1. Raises what PyTorch raises, or Error."""
+    if torch.compiler.is_compiling():
+        return _through_operator(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    if _transformed():
+        return _own(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    kinds = type(weight), type(input), type(bias)
+    if not _KINDS.issuperset(kinds) and any(map(_overrides, kinds)):
+        return _own(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    if _direct(input, weight, bias):
+        y = _engine(input, weight, bias, _one(stride), _one(padding), _one(output_padding), groups, _one(dilation))
+        if y is not None:
+            return y
+    _calls.trains = torch.is_grad_enabled() and getattr(weight, "requires_grad", False)
+    try:
+        return _through_operator(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    finally:
+        _calls.trains = False
+
+
+def clear_cache():
+    """Forgets every packed weight."""
+    _packed.clear()
+
+
+# --- from the call to the engine -----------------------------------------------------------------
+
+_KINDS = {torch.Tensor, torch.nn.Parameter, type(None)}
+
+
+def _transformed(_interpreter=torch._C._functorch.peek_interpreter_stack, _tracer=torch._C._get_tracing_state,
+                 _forward=torch.autograd.forward_ad):
+    return _interpreter() is not None or _forward._current_level >= 0 or _tracer() is not None
+
+
+def _overrides(kind):
+    return getattr(kind, "__torch_function__", None) not in (
+        None, torch.Tensor.__torch_function__, torch._C._disabled_torch_function_impl)
+
+
+def _direct(input, weight, bias, _modes=torch._C._len_torch_dispatch_stack, _grad=torch.is_grad_enabled,
+            _autocast=torch.is_autocast_enabled, _profiler=torch.autograd._profiler_enabled, _tensor=torch.Tensor,
+            _strided=torch.strided):
+    """Whether a call needs nothing of PyTorch's dispatcher: no gradient, no autocast, no mode, no profile."""
+    return (type(input) is _tensor and input.layout is _strided and not _modes() and not _profiler()
+            and not (_grad() and (input.requires_grad or weight.requires_grad
+                                  or bias is not None and bias.requires_grad))
+            and not _autocast("cpu" if input.is_cpu else "cuda") and not input.is_neg()
+            and (bias is None or not bias.is_neg()))
+
+
+def _one(value):
+    """The one number of an int or of a sequence of one; None where PyTorch has to look at it."""
+    if type(value) is int:
+        return value
+    if isinstance(value, (tuple, list)) and len(value) == 1 and isinstance(value[0], (int, torch.SymInt)) and \
+            type(value[0]) is not bool:
+        return value[0]
+    return value if isinstance(value, torch.SymInt) else None
+
+
+_hows = {}  # (stream, threads) -> struct tconv_how
+_calls = threading.local()  # trains: this thread's call differentiates by the weight
+
+
+def _engine(input, weight, bias, stride, padding, output_padding, groups, dilation, keep=True):
+    """The result, or None where the engine does not serve the call: PyTorch then serves or refuses it."""
+    dtype = input.dtype
+    arithmetic = _ARITHMETIC.get(dtype)
+    stream = 0
+    if not input.is_cpu:
+        if not input.is_cuda:
+            return None
+        stream = torch.cuda.current_stream(input.device).cuda_stream
+        keep = keep and not torch.cuda.is_current_stream_capturing()
+        if arithmetic == "f32" and _tf32():
+            arithmetic = "tf32"
+    key = (stride, padding, output_padding, groups, dilation, bias is not None, arithmetic, stream)
+    layer = _packed.find(weight, key) if keep and type(groups) is int else None
+    if layer is None:
+        if not _served(input, weight, bias, stride, padding, output_padding, groups, dilation) or weight.is_neg():
+            return None
+        try:
+            layer = _packed.make(weight, key, keep)
+        except Error as refusal:
+            if refusal.status == _native.UNSUPPORTED:
+                return None
+            raise
+    c_out = layer.c_out
+    pointer = 0
+    if bias is not None:
+        if bias.dtype is not dtype or bias.shape != (c_out,) or bias.get_device() != layer.device:
+            return None
+        if bias.stride() != (1,):
+            bias = bias.contiguous()
+        pointer = bias.data_ptr()
+    shape, strides = input.shape, input.stride()
+    if len(shape) == 3:
+        batch, channels, length = shape
+        step, row, sample = strides
+        out_length = (length - 1) * stride + layer.extra
+        size = (batch, c_out, out_length)
+    elif len(shape) == 2:
+        channels, length = shape
+        batch, step = 1, 0
+        row, sample = strides
+        out_length = (length - 1) * stride + layer.extra
+        size = (c_out, out_length)
+    else:
+        return None
+    if channels != layer.c_in or length < 1 or out_length < 1 or input.get_device() != layer.device:
+        return None
+    y = input.new_empty(size)
+    threads = _packed.threads()
+    how = _hows.get((stream, threads))
+    if how is None:
+        how = _hows[stream, threads] = _native.how(stream, threads)
+    layer.launch(how, input.data_ptr(), layer.packed, pointer, y.data_ptr(), batch, length, step, row, sample,
+                 c_out * out_length, out_length, 0, 0)
+    return y
+
+
+def _served(input, weight, bias, stride, padding, output_padding, groups, dilation):
+    """Whether the engine has this problem. Works on fake tensors and symbolic sizes."""
+    numbers = (stride, padding, output_padding, groups, dilation)
+    if None in numbers or not isinstance(groups, (int, torch.SymInt)) or type(groups) is bool:
+        return False
+    tensors = (input, weight) if bias is None else (input, weight, bias)
+    for tensor in tensors:
+        if (not isinstance(tensor, torch.Tensor) or tensor.dtype is not input.dtype or tensor.layout is not torch.strided
+                or tensor.device != input.device):
+            return False
+    if input.dtype not in _ARITHMETIC or input.device.type not in ("cpu", "cuda"):
+        return False
+    if input.dim() not in (2, 3) or weight.dim() != 3:
+        return False
+    c_in, columns, kernel = weight.shape
+    length = input.shape[-1]
+    return bool(stride >= 1 and padding >= 0 and output_padding >= 0 and groups >= 1 and dilation >= 1
+                and all(number < _LARGEST for number in numbers)
+                and c_in >= 1 and columns >= 1 and kernel >= 1 and c_in % groups == 0 and input.shape[-2] == c_in
+                and (bias is None or bias.dim() == 1 and bias.shape[0] == columns * groups)
+                and (output_padding < stride or output_padding < dilation) and length >= 1
+                and _out_length(length, kernel, stride, padding, output_padding, dilation) >= 1)
+
+
+def _out_length(length, kernel, stride, padding, output_padding, dilation):
+    return (length - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1
+
+
+def _by_torch(input, weight, bias, stride, padding, output_padding, groups, dilation):
+    """What the engine does not serve: PyTorch's result or error, and our two refusals where it has none."""
+    y = _own(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    if _one(dilation) == 0:
+        raise Error(_native.UNSUPPORTED, "conv_transpose1d: dilation is 0 (rule: at least 1)")
+    if y.shape[-1] < 1:
+        raise Error(_native.UNSUPPORTED, f"conv_transpose1d: the output length is {y.shape[-1]} for an input of "
+                                         f"{tuple(input.shape)} (rule: at least 1)")
+    return y
+
+
+if hasattr(torch._C, "_get_fp32_precision_getter"):  # torch 2.9: a switch for each operator
+    def _tf32():
+        return torch._C._get_fp32_precision_getter("cuda", "conv") == "tf32"
+else:
+    def _tf32():
+        return torch.backends.cudnn.allow_tf32
+
+
+# --- the operator --------------------------------------------------------------------------------
+
+# Library.define: a call of a torch.library.custom_op takes three times as long.
+_library = torch.library.Library("tconv", "DEF")
+_library.define("conv_transpose1d(Tensor input, Tensor weight, Tensor? bias=None, SymInt stride=1, SymInt padding=0, "
+                "SymInt output_padding=0, SymInt groups=1, SymInt dilation=1) -> Tensor",
+                tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
+_operator = torch.ops.tconv.conv_transpose1d.default
+
+
+def _through_operator(input, weight, bias, stride, padding, output_padding, groups, dilation):
+    numbers = (_one(stride), _one(padding), _one(output_padding), groups, _one(dilation))
+    if isinstance(input, torch.Tensor) and isinstance(weight, torch.Tensor):
+        device = input.device.type
+        if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+            input, weight, bias = _lowered(device, input, weight, bias)
+        if _served(input, weight, bias, *numbers):
+            if input.dim() == 2:
+                return _operator(input.unsqueeze(0), weight, bias, *numbers).squeeze(0)
+            return _operator(input, weight, bias, *numbers)
+    return _by_torch(input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def _kernel(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    keep = not getattr(_calls, "trains", False)
+    y = _engine(input, weight, bias, stride, padding, output_padding, groups, dilation, keep)
+    if y is None:
+        y = _by_torch(input, weight, bias, stride, padding, output_padding, groups, dilation).contiguous()
+    return y
+
+
+def _fake(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    if not _served(input, weight, bias, stride, padding, output_padding, groups, dilation):
+        return _by_torch(input, weight, bias, stride, padding, output_padding, groups, dilation).contiguous()
+    return input.new_empty((input.shape[0], weight.shape[1] * groups, _out_length(
+        input.shape[2], weight.shape[2], stride, padding, output_padding, dilation)))
+
+
+def _save(ctx, inputs, output):
+    input, weight, bias, *ctx.numbers = inputs
+    ctx.save_for_backward(input, weight)
+    ctx.bias_shape = None if bias is None else list(bias.shape)
+
+
+def _gradients(ctx, gradient):
+    """By PyTorch's own operator, which has a derivative itself."""
+    input, weight = ctx.saved_tensors
+    stride, padding, output_padding, groups, dilation = ctx.numbers
+    gradients = torch.ops.aten.convolution_backward(
+        gradient, input, weight, ctx.bias_shape, [stride], [padding], [dilation], True, [output_padding], groups,
+        [*ctx.needs_input_grad[:2], ctx.bias_shape is not None and ctx.needs_input_grad[2]])
+    return (*gradients, None, None, None, None, None)
+
+
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
+    torch._C.DispatchKey.AutocastCUDA)
+
+
+def _lowered(device, *tensors):
+    """The tensors as autocast has a convolution see them."""
+    dtype = torch.get_autocast_dtype(device)
+    lowered = []
+    for tensor in tensors:
+        if tensor is not None and tensor.is_floating_point() and tensor.dtype not in (dtype, torch.float64) and \
+                tensor.device.type == device:
+            kept = not torch.compiler.is_compiling() and isinstance(tensor, torch.nn.Parameter) and not (
+                torch.is_grad_enabled() and tensor.requires_grad)
+            tensor = _packed.cast(tensor, dtype) if kept else tensor.to(dtype)
+        lowered.append(tensor)
+    return lowered
+
+
+def _autocast(device):
+    def kernel(input, weight, bias=None, *numbers, **named):
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+            return _operator(*_lowered(device, input, weight, bias), *numbers, **named)
+    return kernel
+
+
+for _device in ("CPU", "CUDA"):
+    _library.impl("conv_transpose1d", _kernel, _device)
+    _library.impl("conv_transpose1d", _autocast(_device.lower()), f"Autocast{_device}")
+torch.library.register_fake("tconv::conv_transpose1d", _fake, lib=_library)
+torch.library.register_autograd("tconv::conv_transpose1d", _gradients, setup_context=_save, lib=_library)
+
+
+# --- the module ----------------------------------------------------------------------------------
+
+class ConvTranspose1d(torch.nn.ConvTranspose1d):
+    """torch.nn.ConvTranspose1d with its forward on tconv: same arguments, parameters, initialisation and state."""
+
+    def forward(self, input, output_size=None):
+        """input (N, C_in, L) or (C_in, L). output_size: the output's length, or its whole size, among the lengths
+        that differ by output_padding alone."""
+        if self.padding_mode != "zeros":
+            raise ValueError("Only `zeros` padding mode is supported for ConvTranspose1d")
+        output_padding = self.output_padding
+        if output_size is not None:
+            output_padding = self._output_padding(input, output_size, self.stride, self.padding, self.kernel_size, 1,
+                                                  self.dilation)
+        return conv_transpose1d(input, self.weight, self.bias, self.stride, self.padding, output_padding, self.groups,
+                                self.dilation)
+
+    @classmethod
+    def from_module(cls, module):
+        """A layer with the parameters, hooks and mode of an nn.ConvTranspose1d: the same tensors, not copies. Raises
+        TypeError with the reason where replace() would pass over the module."""
+        return retyped(module, cls)
+
+
+def replace(model, *, fold_weight_norm=False):
+    """Makes every eligible nn.ConvTranspose1d of a model (the model itself, too) a ConvTranspose1d, in place: the objects
+    stay, with their parameters, hooks, names and parametrizations. Returns a Report: print it.
+
+    A layer with weight_norm (either kind) keeps it and computes its weight in every call, as before. With
+    fold_weight_norm, layers in eval mode get their weight as one parameter, for good: in place of the model's own
+    remove_weight_norm(), which would no longer find anything to remove.
+
+    Either all of this happens or, where an exception leaves this function, none."""
+    return replace_modules(model, ConvTranspose1d, fold_weight_norm)

@@ -1,0 +1,926 @@
+"""tconv.torch does what PyTorch does: results, gradients, errors, modules, compilation; and its packed weights follow
+every change of a weight. tconv.conv_transpose1d does it for NumPy arrays.
+
+Runs on a Python with torch, numpy and expecttest: TCONV_PYTHON, the environment that scripts/test makes, or this one.
+TCONV_SEED repeats a run's random problems."""
+
+import copy
+import gc
+import io
+import math
+import os
+import pathlib
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+import sysconfig
+import threading
+import unittest
+import warnings
+
+BINARY = pathlib.Path(os.environ["TCONV_BINARY"]).resolve()
+LIBRARY = BINARY.parent / "libtconv.so"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+os.environ["TCONV_LIBRARY"] = str(LIBRARY)
+sys.path.insert(0, str(ROOT / "python"))
+
+try:
+    import expecttest  # noqa: F401  PyTorch's own sample inputs need it
+    import numpy as np
+    import torch
+except ImportError as missing:
+    pythons = [os.environ.get("TCONV_PYTHON"), BINARY.parent.parent / "venv" / "bin" / "python"]
+    found = [str(p) for p in pythons if p and os.access(p, os.X_OK)]
+    if found and "TORCH_TEST_STARTED" not in os.environ:
+        os.environ["TORCH_TEST_STARTED"] = "1"
+        os.execv(found[0], found[:1] + sys.argv)
+    print(f"skipped: {missing}; scripts/test installs torch, numpy and expecttest")
+    sys.exit(0)
+if b"libasan.so" in LIBRARY.read_bytes():
+    print("skipped: a library with AddressSanitizer cannot be opened by an interpreter without it")
+    sys.exit(0)
+
+import torch.nn.functional as F  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn.utils import parametrizations, parametrize  # noqa: E402
+from torch.testing._internal.common_methods_invocations import op_db  # noqa: E402
+
+import tconv  # noqa: E402
+import tconv.torch as drop_in  # noqa: E402
+
+OPERATOR = torch.ops.tconv.conv_transpose1d.default
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+SEED = int(os.environ.get("TCONV_SEED", random.SystemRandom().randrange(2**32)))
+print(f"TCONV_SEED={SEED}")
+
+
+def whole(*shape, dtype=torch.float32):
+    """Small whole numbers: exact in every arithmetic, in any order of summation."""
+    return torch.randint(-3, 4, shape).to(dtype)
+
+
+def outcome(function, *arguments, **named):
+    """What a call comes to: its result, or its exception's class and text."""
+    try:
+        return function(*arguments, **named)
+    except Exception as error:
+        return type(error), str(error)
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        torch.manual_seed(SEED)
+
+    def assert_same(self, ours, theirs):
+        self.assertIsInstance(ours, torch.Tensor, ours)
+        self.assertIsInstance(theirs, torch.Tensor, theirs)
+        self.assertEqual((ours.dtype, ours.shape), (theirs.dtype, theirs.shape))
+        self.assertTrue(torch.equal(ours, theirs), f"{ours} is not {theirs}")
+
+
+class SampleInputs(Case):
+    """PyTorch's own samples of the operator, and its own checkers."""
+
+    def samples(self, dtype, **options):
+        (info,) = (op for op in op_db if op.name == "nn.functional.conv_transpose1d")
+        samples = list(info.sample_inputs("cpu", dtype, **options))
+        self.assertGreaterEqual(len(samples), 10)
+        return samples
+
+    def test_results(self):
+        for dtype in (*DTYPES, torch.complex64, torch.complex128, torch.int64):
+            for sample in self.samples(dtype):
+                arguments = (sample.input, *sample.args)
+                with self.subTest(dtype=dtype, sample=sample):
+                    torch.testing.assert_close(drop_in.conv_transpose1d(*arguments, **sample.kwargs),
+                                               F.conv_transpose1d(*arguments, **sample.kwargs))
+
+    def test_gradients(self):
+        for sample in self.samples(torch.float64, requires_grad=True):
+            tensors = tuple(t for t in (sample.input, *sample.args) if t is not None)
+
+            def run(*tensors):
+                return drop_in.conv_transpose1d(*tensors, **sample.kwargs)
+
+            with self.subTest(sample=sample):
+                self.assertTrue(torch.autograd.gradcheck(run, tensors))
+                self.assertTrue(torch.autograd.gradgradcheck(run, tensors))
+
+    def test_gradients_of_rare_arguments(self):
+        cases = (((2, 4, 3), (4, 3, 2), 6, dict(stride=2, padding=1, output_padding=3, groups=2, dilation=4)),
+                 ((1, 3, 4), (3, 1, 3), 3, dict(stride=4, groups=3)),  # longer steps than the kernel
+                 ((0, 2, 3), (2, 2, 3), 2, dict(stride=2)))
+        for x, w, b, arguments in cases:
+            tensors = tuple(torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in (x, w, (b,)))
+
+            def run(*tensors):
+                return drop_in.conv_transpose1d(*tensors, **arguments)
+
+            with self.subTest(**arguments):
+                self.assertTrue(torch.autograd.gradcheck(run, tensors))
+                self.assertTrue(torch.autograd.gradgradcheck(run, tensors))
+
+    def test_opcheck(self):
+        for dtype, requires_grad in ((torch.float32, True), (torch.bfloat16, False)):
+            for sample in self.samples(dtype, requires_grad=requires_grad):
+                if sample.input.dim() == 2:
+                    continue  # the operator is the batched one
+                numbers = {name: value if isinstance(value, int) else value[0] for name, value in sample.kwargs.items()}
+                with self.subTest(dtype=dtype, sample=sample):
+                    torch.library.opcheck(OPERATOR, (sample.input, *sample.args), numbers)
+
+
+class Random(Case):
+    def test_500_problems_forward_and_backward(self):
+        """Against PyTorch in float64. With n products in a sum, whatever its order, the error is at most
+        n*u/(1-n*u) * sum|x||w|, u the unit roundoff of the sums; then one rounding to the result's type."""
+        chance = random.Random(SEED)
+        worst = {}
+        for number in range(500):
+            dtype = DTYPES[number % 4]
+            groups = chance.choice((1, 1, 1, 2, 3))
+            c_in, c_out = groups * chance.randint(1, 20), groups * chance.randint(1, 20)
+            kernel, stride, dilation = chance.randint(1, 9), chance.randint(1, 6), chance.randint(1, 3)
+            batch, length = chance.choice((1, 1, 2, 3)), chance.randint(1, 70)
+            output_padding = chance.randint(0, max(stride, dilation) - 1)
+            room = (length - 1) * stride + dilation * (kernel - 1) + output_padding
+            padding = chance.randint(0, min(room // 2, dilation * kernel))
+            numbers = (stride, padding, output_padding, groups, dilation)
+            x = torch.randn(batch, length, c_in).transpose(1, 2) if chance.random() < 0.3 else torch.randn(
+                batch, c_in, length)
+            w = torch.randn(c_in, c_out // groups, kernel) / math.sqrt(c_in)
+            tensors = [x.to(dtype), w.to(dtype)] + ([torch.randn(c_out).to(dtype)] if chance.random() < 0.6 else [])
+            with self.subTest(number=number, dtype=dtype, x=tuple(x.shape), w=tuple(w.shape), numbers=numbers):
+                self.check(tensors, numbers, worst)
+        print("largest error over its bound:", {str(k): round(v, 3) for k, v in worst.items()})
+
+    def check(self, tensors, numbers, worst):
+        dtype, bias = tensors[0].dtype, len(tensors) == 3
+        stride, _, _, groups, dilation = numbers
+
+        def through(function, tensors, upstream=None):
+            leaves = [t.detach().clone().requires_grad_() for t in tensors]
+            y = function(*leaves, *((None,) if not bias else ()), *numbers)
+            upstream = torch.randn(y.shape, dtype=torch.float64).to(dtype) if upstream is None else upstream
+            y.backward(upstream.to(y.dtype))
+            return [y.detach(), *(leaf.grad for leaf in leaves)], upstream
+
+        ours, upstream = through(drop_in.conv_transpose1d, tensors)
+        exact, _ = through(F.conv_transpose1d, [t.double() for t in tensors], upstream)
+        sizes, _ = through(F.conv_transpose1d, [t.double().abs() for t in tensors], upstream.double().abs())
+        with torch.no_grad():  # the same without the autograd kernel, from packed weights
+            again = drop_in.conv_transpose1d(*tensors, *((None,) if not bias else ()), *numbers)
+        self.assert_same(again, ours[0])
+        theirs, _ = through(F.conv_transpose1d, tensors, upstream)
+        for gradient, own in zip(ours[1:], theirs[1:]):
+            self.assert_same(gradient, own)  # PyTorch's own operator computes them
+        x, w = tensors[:2]
+        taps = -(-w.shape[2] * math.gcd(stride, dilation) // stride)
+        products = [w.shape[0] // groups * taps + bias, w.shape[1] * w.shape[2], x.shape[0] * x.shape[2],
+                    upstream.shape[0] * upstream.shape[2]]
+        checked = len(ours) if dtype in (torch.float32, torch.float64) else 1  # sums of half gradients are PyTorch's
+        for name, y, value, size, n in list(zip(("y", "x", "w", "bias"), ours, exact, sizes, products))[:checked]:
+            sums = 2.0**-53 if dtype == torch.float64 else 2.0**-24
+            bound = n * sums / (1 - n * sums) * size
+            if dtype == torch.float64:
+                bound = 2 * bound  # the reference's own error
+            information = torch.finfo(dtype)
+            bound = bound + information.eps / 2 * (value.abs() + bound) + information.smallest_normal * information.eps
+            ratio = ((y.double() - value).abs() / bound).max().item()
+            key = f"{dtype} {name}".replace("torch.", "")
+            worst[key] = max(worst.get(key, 0), ratio)
+            self.assertLessEqual(ratio, 1, key)
+
+
+class Refusals(Case):
+    """The rules of acceptance, row by row: same class, same text, or the same result."""
+
+    X, W, B = (2, 4, 5), (4, 3, 3), (3,)
+    CALLS = [
+        ((3,), W, B, {}), ((1, 2, 4, 5), W, B, {}), ((), W, B, {}),
+        (X, W, B, dict(padding=-1)), (X, W, B, dict(output_padding=-1)),
+        (X, W, B, dict(stride=0)), (X, W, B, dict(stride=-2)),
+        (X, W, B, dict(dilation=-1)), (X, W, B, dict(dilation=0)),
+        (X, W, B, dict(groups=0)), (X, W, B, dict(groups=-1)),
+        (X, (4, 3), B, {}), (X, (4, 3, 3, 1), B, {}), ((4, 5), (4, 3), B, {}),
+        (X, W, B, dict(groups=5)), (X, W, B, dict(groups=3)), (X, (0, 3, 3), B, {}),
+        (X, W, B, dict(padding=2**62)), (X, W, B, dict(padding=2**63 - 1)), (X, W, B, dict(stride=2**62)),
+        ((2, 3, 5), W, B, {}), ((3, 5), W, B, {}),
+        (X, W, (4,), {}), (X, W, (3, 1), {}), (X, W, (), {}), (X, W, B, dict(groups=2)), (X, W, (6,), dict(groups=2)),
+        ((2, 4, 0), W, B, {}), ((0, 4, 5), W, B, {}), ((0, 4, 0), W, B, {}), ((2, 0, 5), W, B, {}),
+        (X, W, B, dict(output_padding=1)), (X, W, B, dict(output_padding=2, stride=2)),
+        (X, W, B, dict(output_padding=2, stride=2, dilation=3)), (X, W, B, dict(output_padding=3, dilation=3)),
+        (X, (4, 3, 0), B, {}), (X, (4, 0, 3), (0,), {}),
+        ((2, 4, 1), W, B, dict(padding=2)), (X, W, B, dict(padding=3)), (X, W, B, dict(padding=4)),
+        (X, W, B, dict(stride=(2, 2))), (X, W, B, dict(stride=())), (X, W, B, dict(stride=(2,), padding=[1])),
+        (X, W, B, dict(stride=1.0)), (X, W, B, dict(stride=True)), (X, W, B, dict(stride="1")),
+        (X, W, B, dict(stride=None)), (X, W, B, dict(groups=True)), (X, W, B, dict(groups=1.0)),
+        (X, W, B, dict(groups=(1,))), (X, W, B, dict(stride=(True,))), (X, W, B, dict(stride=np.int64(2))),
+        (X, W, B, dict(dilation=[2])), (X, W, B, dict(stride=torch.tensor(2))), (X, W, None, {}),
+    ]
+
+    def compare(self, *arguments, **named):
+        ours, theirs = (outcome(f, *arguments, **named) for f in (drop_in.conv_transpose1d, F.conv_transpose1d))
+        if isinstance(theirs, torch.Tensor):
+            self.assert_same(ours, theirs)
+        else:
+            self.assertEqual(ours, theirs)
+        return theirs
+
+    def test_arguments(self):
+        refused = 0
+        for x, w, b, named in self.CALLS:
+            for grad in (False, True):
+                with self.subTest(x=x, w=w, b=b, grad=grad, **named):
+                    tensors = [None if shape is None else whole(*shape).requires_grad_(grad) for shape in (x, w, b)]
+                    theirs = self.compare(*tensors, **named)
+                    refused += not isinstance(theirs, torch.Tensor)
+                with self.subTest(x=x, w=w, b=b, cached=True, **named), torch.no_grad():
+                    good = outcome(F.conv_transpose1d, whole(*self.X), tensors[1], tensors[2])
+                    if isinstance(good, torch.Tensor):  # the same weight, packed before
+                        drop_in.conv_transpose1d(whole(*self.X), tensors[1], tensors[2])
+                    self.compare(*tensors, **named)
+        self.assertGreater(refused, 60)
+
+    def test_dtypes_devices_and_types(self):
+        x, w, b = whole(*self.X), whole(*self.W), whole(*self.B)
+        every = (*DTYPES, torch.int64, torch.int32, torch.int8, torch.bool, torch.complex64, torch.complex32)
+        for dtype in every:
+            with self.subTest(dtype=dtype):
+                self.compare(x.to(dtype), w.to(dtype), b.to(dtype))
+            for tensors in ((x.to(dtype), w, b), (x, w.to(dtype), b), (x, w, b.to(dtype))):
+                with self.subTest(dtype=dtype, types=[t.dtype for t in tensors]):
+                    self.compare(*tensors)
+        for tensors in ((x.to("meta"), w, b), (x, w.to("meta"), b), (x.numpy(), w, b), (x, None, b), (x, w, [1.0]),
+                        (None, w, b), (x, w.tolist(), b), (x.to_sparse(), w, b)):
+            with self.subTest(types=[type(t) for t in tensors]):
+                self.compare(*tensors)
+        meta = [t.to("meta") for t in (x, w, b)]
+        self.assertEqual(drop_in.conv_transpose1d(*meta).shape, F.conv_transpose1d(*meta).shape)
+        self.assertEqual(*(outcome(f) for f in (drop_in.conv_transpose1d, F.conv_transpose1d))[:2]) if False else None
+
+    def test_our_two_refusals_where_pytorch_has_none(self):
+        empty = torch.empty(0, 4, 1)
+        theirs = outcome(F.conv_transpose1d, empty, whole(*self.W), None, 1, 3)
+        ours = outcome(drop_in.conv_transpose1d, empty, whole(*self.W), None, 1, 3)
+        if isinstance(theirs, torch.Tensor):
+            self.assertIs(ours[0], drop_in.Error)
+            self.assertIn("output length", ours[1])
+        else:
+            self.assertEqual(ours, theirs)
+        meta = [t.to("meta") for t in (whole(2, 4, 1), whole(*self.W))]
+        theirs, ours = (outcome(f, *meta, None, 1, 0, 0, 1, 0) for f in (F.conv_transpose1d, drop_in.conv_transpose1d))
+        if isinstance(theirs, torch.Tensor):
+            self.assertIs(ours[0], drop_in.Error)
+            self.assertIn("dilation is 0", ours[1])
+        else:
+            self.assertEqual(ours, theirs)
+
+    def test_modules(self):
+        constructions = [dict(padding_mode="reflect"), dict(padding_mode="circular"), dict(groups=0), dict(groups=-1),
+                         dict(groups=3), dict(stride=0), dict(padding=-1), dict(kernel_size=0), dict(dilation=0),
+                         dict(output_padding=1), dict(kernel_size=(3, 3)), dict(bias=False), dict(stride=2, padding=1),
+                         dict(dtype=torch.int64), dict(device="meta"), dict(stride=(2,), output_padding=1)]
+        for named in constructions:
+            arguments = dict(in_channels=4, out_channels=6, kernel_size=3) | named
+            with self.subTest(**named):
+                torch.manual_seed(3)
+                ours = outcome(drop_in.ConvTranspose1d, **arguments)
+                torch.manual_seed(3)
+                theirs = outcome(nn.ConvTranspose1d, **arguments)
+                if not isinstance(theirs, nn.Module):
+                    self.assertEqual(ours, theirs)
+                    continue
+                self.assertEqual(repr(ours), repr(theirs))
+                results = [outcome(m, torch.ones(2, 4, 5)) for m in (ours, theirs)]
+                if isinstance(results[1], torch.Tensor) and results[1].device.type == "cpu":
+                    torch.testing.assert_close(*results)
+                elif not isinstance(results[1], torch.Tensor):
+                    self.assertEqual(*results)
+
+    def test_output_size(self):
+        torch.manual_seed(3)
+        theirs = nn.ConvTranspose1d(4, 6, 5, stride=3, padding=1, dilation=2)
+        ours = drop_in.ConvTranspose1d.from_module(theirs)
+        for x in (torch.ones(2, 4, 5), torch.ones(4, 5)):
+            for size in ([19], [20], [21], [18], [22], [2, 6, 20], [6, 20], [2, 2, 6, 20], [], (20,), torch.Size([20])):
+                with self.subTest(x=tuple(x.shape), size=size):
+                    a, b = outcome(ours, x, size), outcome(theirs, x, output_size=size)
+                    if isinstance(b, torch.Tensor):
+                        torch.testing.assert_close(a, b)
+                    else:
+                        self.assertEqual(a, b)
+        ours.padding_mode = theirs.padding_mode = "reflect"
+        self.assertEqual(outcome(ours, x), outcome(theirs, x))
+
+
+class Tensors(Case):
+    """Ways in which a tensor lies in memory."""
+
+    def test_layouts(self):
+        x, w, b = whole(2, 6, 9), whole(6, 4, 5), whole(8)
+        expected = F.conv_transpose1d(x, w, b, 3, 1, 1, 2, 2)
+        xs = [x, x.transpose(1, 2).contiguous().transpose(1, 2), x.permute(2, 0, 1).contiguous().permute(1, 2, 0),
+              torch.stack((x, x), -1)[..., 1], torch.cat((x, x), 2)[:, :, 9:], whole(20 + x.numel())[3:3 + x.numel()]
+              .view(x.shape).copy_(x)]
+        ws = [w, w.transpose(0, 2).contiguous().transpose(0, 2), torch.stack((w, w), -1)[..., 0],
+              torch.cat((w, w), 1)[:, 4:]]
+        bs = [b, torch.stack((b, b), 1)[:, 0]]
+        for i, tensors in enumerate((a, c, d) for a in xs for c in ws for d in bs):
+            with self.subTest(i=i), torch.no_grad():
+                self.assert_same(drop_in.conv_transpose1d(*tensors, 3, 1, 1, 2, 2), expected)
+
+    def test_expanded(self):
+        x, w, b = whole(1, 4, 7).expand(3, 4, 7), whole(1, 3, 1).expand(4, 3, 5), whole(1).expand(3)
+        self.assertEqual(w.stride(), (0, 1, 0))
+        for _ in range(2):
+            self.assert_same(drop_in.conv_transpose1d(x, w, b, 2), F.conv_transpose1d(x, w, b, 2))
+        flat = whole(1, 4, 1).expand(2, 4, 9)
+        self.assert_same(drop_in.conv_transpose1d(flat, w), F.conv_transpose1d(flat, w))
+
+    def test_unbatched_and_zero_batch(self):
+        w, b = whole(4, 3, 5).requires_grad_(), whole(3).requires_grad_()
+        for shape in ((4, 7), (0, 4, 7), (1, 4, 1)):
+            for grad in (False, True):
+                x = whole(*shape).requires_grad_(grad)
+                with self.subTest(shape=shape, grad=grad), torch.set_grad_enabled(grad):
+                    ours, theirs = (f(x, w, b, 2, 1, 1) for f in (drop_in.conv_transpose1d, F.conv_transpose1d))
+                    self.assert_same(ours, theirs)
+                    if grad:
+                        for a, c in zip(*(torch.autograd.grad(y.sum(), (x, w, b)) for y in (ours, theirs))):
+                            self.assert_same(a, c)
+
+    def test_negated_views(self):
+        z = torch.complex(whole(2, 4, 7), whole(2, 4, 7)).conj().imag
+        v = torch.complex(whole(4, 3, 5), whole(4, 3, 5)).conj().imag
+        u = torch.complex(whole(3), whole(3)).conj().imag
+        self.assertTrue(z.is_neg() and v.is_neg() and u.is_neg())
+        for _ in range(2):
+            for x, w, b in ((z, v, u), (z, v.clone(), None), (z.clone(), v, u.clone()), (z.clone(), v.clone(), u)):
+                self.assert_same(drop_in.conv_transpose1d(x, w, b), F.conv_transpose1d(x, w, b))
+
+    def test_threads_setting_changes_nothing(self):
+        x, w = torch.randn(1, 32, 400), torch.randn(32, 16, 16)
+        before, results = torch.get_num_threads(), []
+        try:
+            for number in (1, 2, 3):
+                torch.set_num_threads(number)
+                results.append(drop_in.conv_transpose1d(x, w, None, 8, 4))
+        finally:
+            torch.set_num_threads(before)
+        self.assert_same(results[0], results[1])
+        self.assert_same(results[0], results[2])
+
+    def test_transforms_and_modes_are_pytorchs(self):
+        x, w = torch.randn(3, 2, 4, 7), torch.randn(4, 3, 5)
+        torch.testing.assert_close(torch.func.vmap(drop_in.conv_transpose1d, (0, None))(x, w),
+                                   torch.func.vmap(F.conv_transpose1d, (0, None))(x, w))
+        for f in (torch.func.jvp, torch.autograd.functional.jvp):
+            ours, theirs = (f(lambda x: g(x, w), (x[0],), (x[1],)) for g in (drop_in.conv_transpose1d, F.conv_transpose1d))
+            torch.testing.assert_close(ours, theirs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(lambda x: drop_in.conv_transpose1d(x, w), x[0])
+        self.assertNotIn("tconv::", str(traced.graph))
+        with torch.profiler.profile() as profile:
+            drop_in.conv_transpose1d(x[0], w)
+        self.assertIn("tconv::conv_transpose1d", [event.key for event in profile.key_averages()])
+
+    def test_subclasses_see_pytorchs_function(self):
+        class Spy(torch.Tensor):
+            seen = []
+
+            @classmethod
+            def __torch_function__(cls, function, types, args=(), kwargs=None):
+                cls.seen.append(function)
+                return super().__torch_function__(function, types, args, kwargs or {})
+
+        drop_in.conv_transpose1d(whole(2, 4, 7).as_subclass(Spy), whole(4, 3, 5))
+        self.assertIn(F.conv_transpose1d, Spy.seen)
+
+
+class Cache(Case):
+    """Packed weights are those of the weight as it is. The changes are behind the bytes that are compared."""
+
+    def setUp(self):
+        super().setUp()
+        self.x, self.w = whole(1, 16, 5), nn.Parameter(whole(16, 16, 9))
+        self.check()
+
+    @torch.no_grad()
+    def check(self, w=None):
+        w = self.w if w is None else w
+        for _ in range(2):
+            self.assert_same(drop_in.conv_transpose1d(self.x, w), F.conv_transpose1d(self.x, w))
+
+    def changed(self):
+        w = self.w.detach().clone()
+        w[-1] += 1
+        return w
+
+    def test_is_used(self):
+        from tconv import _packed
+        key = (1, 0, 0, 1, 1, False, "f32", 0)
+        found = _packed.find(self.w, key)
+        self.assertIsNotNone(found)
+        self.check()
+        self.assertIs(_packed.find(self.w, key), found)
+        drop_in.clear_cache()
+        self.assertIsNone(_packed.find(self.w, key))
+
+    def test_optimizer_step(self):
+        for optimizer in (torch.optim.SGD([self.w], 1.0), torch.optim.Adam([self.w], 1.0, foreach=True),
+                          torch.optim.AdamW([self.w], 1.0, fused=True)):
+            self.w.grad = torch.zeros_like(self.w)
+            self.w.grad[-1] = 1
+            optimizer.step()
+            with torch.no_grad():
+                self.w.round_()
+            self.check()
+
+    def test_in_place(self):
+        with torch.no_grad():
+            self.w[-1] += 1
+            self.check()
+            self.w[-1].mul_(2)
+            self.check()
+            self.w.view(-1)[-1] = 3
+            self.check()
+            self.w.detach()[-1, -1] = 2
+            self.check()
+            torch._foreach_add_([self.w[-1]], 1)
+            self.check()
+            torch.neg(self.w, out=self.w)
+            self.check()
+
+    def test_data(self):
+        self.w.data = self.changed()
+        self.check()
+        self.w.data = self.w.data.flip(2)
+        self.check()
+        square = nn.Parameter(whole(16, 16, 9))
+        self.check(square)
+        square.data = square.data.transpose(0, 1)  # same memory, other strides
+        self.check(square)
+
+    def test_data_in_reused_memory(self):
+        hits = 0
+        for _ in range(50):
+            self.w.data = self.changed()
+            self.check()
+            pointer, other = self.w.data_ptr(), self.changed()
+            self.w.data = torch.zeros(16, 16, 9)  # the memory at `pointer` is free now
+            new = torch.empty(16, 16, 9)
+            hits += new.data_ptr() == pointer
+            self.w.data = new.copy_(other)
+            self.check()
+        self.assertGreater(hits, 0, "no memory was reused")
+
+    def test_changes_that_pytorch_does_not_count(self):
+        self.w.data[0, 0] += 1
+        self.check()
+        self.w.detach().numpy()[0, 1] += 1
+        self.check()
+        small = nn.Parameter(whole(16, 2, 3))
+        self.check(small)
+        small.data.view(-1)[-1] += 1
+        self.check(small)
+        self.w.data[-1] += 1
+        drop_in.clear_cache()
+        self.check()
+
+    def test_training_never_uses_it(self):
+        self.w.data[-1] += 1
+        self.assert_same(drop_in.conv_transpose1d(self.x, self.w), F.conv_transpose1d(self.x, self.w))
+
+    def test_load_state_dict(self):
+        layer = drop_in.ConvTranspose1d(16, 16, 9, bias=False)
+        for assign in (False, True):
+            layer.load_state_dict({"weight": self.changed()}, assign=assign)
+            self.w = layer.weight
+            self.check()
+
+    def test_freed_and_reused(self):
+        identities, memory = set(), set()
+        for _ in range(200):
+            w = whole(16, 16, 9)
+            identities.add(id(w))
+            memory.add(w.data_ptr())
+            self.check(w)
+            del w
+        self.assertLess(min(len(identities), len(memory)), 200, "nothing was reused")
+
+    def test_forgets_the_dead(self):
+        from tconv import _packed
+        drop_in.clear_cache()
+        tensors = [whole(16, 16, 9) for _ in range(5)]
+        for w in tensors:
+            self.check(w)
+        self.assertEqual(len(_packed._weights), 5)
+        del tensors, w
+        gc.collect()
+        self.assertEqual(len(_packed._weights), 0)
+
+    def test_inference_tensors(self):
+        with torch.inference_mode():
+            w = whole(16, 16, 9)
+            self.check(w)
+            w[-1] += 1
+            self.check(w)
+        with torch.inference_mode():
+            self.check()
+
+    def test_one_weight_in_several_layers(self):
+        for numbers in ((2, 1, 1, 1, 1), (2, 1, 1, 4, 1), (1, 0, 0, 1, 2), (3, 2, 0, 2, 3)):
+            for bias in (None, whole(16 * numbers[3])):
+                self.assert_same(drop_in.conv_transpose1d(self.x, self.w, bias, *numbers),
+                                 F.conv_transpose1d(self.x, self.w, bias, *numbers))
+
+    def test_threads(self):
+        shared = [nn.Parameter(whole(16, 16, 9)) for _ in range(4)]
+        expected = [F.conv_transpose1d(self.x, w, None, 2).detach() for w in shared]
+        failures, start = [], threading.Barrier(8)
+
+        def work(number):
+            chance = random.Random(number)
+            start.wait()
+            for _ in range(150):
+                i = chance.randrange(4)
+                with torch.no_grad():
+                    own = whole(16, 16, 9) if chance.random() < 0.3 else shared[i]
+                    due = expected[i] if own is shared[i] else F.conv_transpose1d(self.x, own, None, 2)
+                    if not torch.equal(drop_in.conv_transpose1d(self.x, own, None, 2), due):
+                        failures.append(number)
+
+        drop_in.clear_cache()
+        workers = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        self.assertEqual(failures, [])
+
+
+class Compile(Case):
+    def lengths(self, backend, grad):
+        layer = drop_in.ConvTranspose1d(4, 6, 5, stride=3, padding=1, output_padding=1, groups=2, dilation=2)
+        torch._dynamo.reset()
+        counter = torch._dynamo.testing.CompileCounterWithBackend(backend)
+        compiled = torch.compile(lambda x: layer(x * 1).relu(), backend=counter, fullgraph=True, dynamic=True)
+        with torch.set_grad_enabled(grad):
+            for shape in ((2, 4, 9), (2, 4, 33), (3, 4, 64)):
+                x = torch.randn(shape, requires_grad=grad)
+                y, expected = compiled(x), layer(x).relu()
+                torch.testing.assert_close(y, expected)
+                if grad:
+                    for a, b in zip(*(torch.autograd.grad(z.square().sum(), (x, *layer.parameters()))
+                                      for z in (y, expected))):
+                        torch.testing.assert_close(a, b)
+        self.assertEqual(counter.frame_count, 1)
+        (graph,) = counter.graphs
+        self.assertIn(OPERATOR, [node.target for node in graph.graph.nodes])
+
+    def test_traced(self):
+        import torch._dynamo.testing  # noqa: F401
+        self.lengths("aot_eager", False)
+        self.lengths("aot_eager", True)
+
+    def test_inductor(self):
+        import torch._dynamo.testing  # noqa: F401
+        if not shutil.which("g++"):
+            self.skipTest("no C++ compiler")
+        if not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")):
+            self.skipTest("no Python.h")
+        self.lengths("inductor", False)
+
+    def test_functional_unbatched_and_refused(self):
+        def function(x, w, stride, padding):
+            return drop_in.conv_transpose1d(x, w, None, (stride,), padding)
+
+        torch._dynamo.reset()
+        compiled = torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=True)
+        w = torch.randn(4, 3, 5)
+        for x in (torch.randn(4, 9), torch.randn(2, 4, 11)):
+            torch.testing.assert_close(compiled(x, w, 2, 1), F.conv_transpose1d(x, w, None, 2, 1))
+        for arguments in ((x[:, :3], w, 2, 1), (x, w, 1, 30)):
+            with self.assertRaises(Exception):
+                compiled(*arguments)
+
+    def test_autocast_and_complex(self):
+        layer = drop_in.ConvTranspose1d(4, 6, 5)
+        compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+        x = torch.randn(2, 4, 9)
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            self.assert_same(compiled(x), layer(x))
+        z, w = torch.randn(2, 4, 9, dtype=torch.complex64), torch.randn(4, 3, 5, dtype=torch.complex64)
+        torch.testing.assert_close(torch.compile(drop_in.conv_transpose1d, backend="aot_eager", fullgraph=True)(z, w),
+                                   F.conv_transpose1d(z, w))
+
+    def test_export(self):
+        layer = drop_in.ConvTranspose1d(4, 6, 5, stride=2)
+        x = torch.randn(2, 4, 9)
+        length = torch.export.Dim("length", min=2, max=10000)
+        program = torch.export.export(layer, (x,), dynamic_shapes=({2: length},) if False else {"input": {2: length},
+                                                                                             "output_size": None})
+        longer = torch.randn(2, 4, 40)
+        torch.testing.assert_close(program.module()(longer), layer(longer))
+
+
+class Autocast(Case):
+    def test_dtypes(self):
+        x, w, b = whole(2, 4, 9), nn.Parameter(whole(4, 3, 5)), nn.Parameter(whole(3))
+        for dtype in (torch.bfloat16, torch.float16):
+            for tensors in ((x, w, b), (x.to(dtype), w, b), (x, w.detach().to(dtype), None),
+                            (x.double(), w.detach().double(), b.detach().double()), (x, w.detach().double(), None)):
+                for grad in (False, True):
+                    with self.subTest(dtype=dtype, types=[t is not None and t.dtype for t in tensors], grad=grad), \
+                            torch.autocast("cpu", dtype), torch.set_grad_enabled(grad):
+                        ours, theirs = (outcome(f, *tensors, 2) for f in (drop_in.conv_transpose1d, F.conv_transpose1d))
+                        if isinstance(theirs, torch.Tensor):
+                            self.assert_same(ours, theirs)
+                        else:
+                            self.assertEqual(ours, theirs)
+
+    def test_operator(self):
+        x, w = whole(2, 4, 9), whole(4, 3, 5)
+        with torch.autocast("cpu", torch.bfloat16):
+            self.assertEqual(OPERATOR(x, w).dtype, torch.bfloat16)
+
+    def test_gradients(self):
+        x, w = whole(2, 4, 9).requires_grad_(), nn.Parameter(whole(4, 3, 5))
+        gradients = []
+        for f in (drop_in.conv_transpose1d, F.conv_transpose1d):
+            with torch.autocast("cpu", torch.bfloat16):
+                y = f(x, w)
+            gradients.append(torch.autograd.grad(y.sum(), (x, w)))
+        for ours, theirs in zip(*gradients):
+            self.assert_same(ours, theirs)
+
+    def test_cached_cast_follows_the_weight(self):
+        x, w = whole(2, 16, 9), nn.Parameter(whole(16, 16, 9))
+        for mode in (torch.no_grad, torch.inference_mode):
+            for _ in range(3):
+                with torch.no_grad():
+                    w[-1] += 1
+                with torch.autocast("cpu", torch.bfloat16), mode():
+                    self.assert_same(drop_in.conv_transpose1d(x, w), F.conv_transpose1d(x, w.detach().clone()))
+
+
+class Modules(Case):
+    ARGUMENTS = dict(in_channels=6, out_channels=4, kernel_size=5, stride=3, padding=2, output_padding=1, groups=2)
+
+    def test_same_parameters_under_one_seed(self):
+        torch.manual_seed(5)
+        theirs = nn.ConvTranspose1d(**self.ARGUMENTS)
+        torch.manual_seed(5)
+        ours = drop_in.ConvTranspose1d(**self.ARGUMENTS)
+        self.assertEqual(list(ours.state_dict()), list(theirs.state_dict()))
+        for key, value in theirs.state_dict().items():
+            self.assert_same(ours.state_dict()[key], value)
+        self.assertEqual(str(ours), str(theirs))
+        self.assertIsInstance(ours, nn.ConvTranspose1d)
+
+    def test_copies(self):
+        layer = drop_in.ConvTranspose1d(**self.ARGUMENTS)
+        x = torch.randn(2, 6, 9)
+        with torch.no_grad():
+            expected = layer(x)
+        buffer = io.BytesIO()
+        torch.save(layer, buffer)
+        buffer.seek(0)
+        for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), torch.load(buffer, weights_only=False)):
+            self.assertIs(type(twin), drop_in.ConvTranspose1d)
+            with torch.no_grad():
+                self.assert_same(twin(x), expected)
+                twin.weight.zero_()
+                self.assertEqual(twin(x).sub(twin.bias[:, None]).abs().max(), 0)
+                self.assert_same(layer(x), expected)
+
+    def test_from_module(self):
+        theirs = nn.ConvTranspose1d(**self.ARGUMENTS).eval()
+        calls = []
+        theirs.register_forward_hook(lambda *_: calls.append(1))
+        ours = drop_in.ConvTranspose1d.from_module(theirs)
+        self.assertIs(type(theirs), nn.ConvTranspose1d)
+        self.assertIs(ours.weight, theirs.weight)
+        self.assertFalse(ours.training)
+        x = torch.randn(2, 6, 9)
+        torch.testing.assert_close(ours(x), theirs(x))
+        self.assertEqual(len(calls), 2)
+        ours.register_parameter("bias", None)
+        self.assertIsNotNone(theirs.bias)
+        for wrong in (nn.Conv1d(2, 2, 1), nn.LazyConvTranspose1d(2, 3), nn.ConvTranspose2d(2, 2, 1), None):
+            with self.assertRaises(TypeError):
+                drop_in.ConvTranspose1d.from_module(wrong)
+
+
+class Replace(Case):
+    def generator(self):
+        class Own(nn.ConvTranspose1d):
+            def forward(self, x):
+                return super().forward(x) + 1
+
+        shared = nn.ConvTranspose1d(8, 8, 4, 2, 1)
+        model = nn.Sequential()
+        model.plain = nn.ConvTranspose1d(8, 8, 4, 2, 1)
+        model.old_norm = torch.nn.utils.weight_norm(nn.ConvTranspose1d(8, 8, 4, 2, 1))
+        model.new_norm = parametrizations.weight_norm(nn.ConvTranspose1d(8, 8, 4, 2, 1))
+        model.spectral = parametrizations.spectral_norm(nn.ConvTranspose1d(8, 8, 4, 2, 1))
+        model.inner = nn.Sequential(shared, nn.LeakyReLU(0.1), nn.Conv1d(8, 8, 3, padding=1))
+        model.again = shared
+        model.own = Own(8, 8, 4, 2, 1)
+        model.patched = nn.ConvTranspose1d(8, 8, 4, 2, 1)
+        model.patched.forward = nn.Identity().forward
+        model.integers = nn.ConvTranspose1d(8, 8, 4, 2, 1)
+        model.integers.forward = model.integers.forward
+        return model.eval()
+
+    REPLACED = {"plain", "old_norm", "new_norm", "spectral", "inner.0"}
+
+    def test_report_and_results(self):
+        model = self.generator()
+        x = torch.randn(1, 8, 10)
+        before, objects, keys = model(x).detach(), list(model.modules()), list(model.state_dict())
+        report = drop_in.replace(model)
+        self.assertEqual({row[0] for row in report.replaced}, self.REPLACED)
+        self.assertEqual({row[0] for row in report.kept}, {"own", "patched", "integers"})
+        self.assertEqual(list(map(id, model.modules())), list(map(id, objects)))
+        self.assertEqual(list(model.state_dict()), keys)
+        torch.testing.assert_close(model(x).detach(), before)
+        text = str(report)
+        for word in ("5 of 8", "weight_norm kept", "a subclass", "forward was replaced", "plain: ConvTranspose1d(8, 8"):
+            self.assertIn(word, text)
+        self.assertEqual(drop_in.replace(model).replaced, [])
+        for name in self.REPLACED:
+            self.assertIsInstance(model.get_submodule(name), drop_in.ConvTranspose1d)
+        twin = copy.deepcopy(model)
+        torch.testing.assert_close(twin(x), model(x))
+
+    def test_fold(self):
+        model = self.generator()
+        x = torch.randn(1, 8, 10)
+        before = model(x).detach()
+        twin = copy.deepcopy(model)
+        report = drop_in.replace(model, fold_weight_norm=True)
+        self.assertEqual(sum("folded" in row[2] for row in report.replaced), 2)
+        for name in ("old_norm", "new_norm"):
+            layer = model.get_submodule(name)
+            self.assertIs(type(layer), drop_in.ConvTranspose1d)
+            self.assertEqual(set(dict(layer.named_parameters())), {"weight", "bias"})
+            self.assertFalse(layer._forward_pre_hooks)
+        torch.testing.assert_close(model(x).detach(), before)
+        torch.testing.assert_close(twin(x).detach(), before)  # copies share a class that was not touched
+        training = self.generator().train()
+        report = drop_in.replace(training, fold_weight_norm=True)
+        self.assertEqual(sum("training mode" in row[2] for row in report.replaced), 2)
+
+    def test_own_removal_still_works(self):
+        model = self.generator()
+        x = torch.randn(1, 8, 10)
+        before = model(x).detach()
+        drop_in.replace(model)
+        torch.nn.utils.remove_weight_norm(model.old_norm)
+        parametrize.remove_parametrizations(model.new_norm, "weight")
+        self.assertIs(type(model.new_norm), drop_in.ConvTranspose1d)
+        torch.testing.assert_close(model(x).detach(), before)
+
+    def test_the_model_itself(self):
+        layer = nn.ConvTranspose1d(8, 8, 4, 2, 1)
+        report = drop_in.replace(layer)
+        self.assertIs(type(layer), drop_in.ConvTranspose1d)
+        self.assertEqual(report.replaced[0][0], "(model)")
+
+    def test_what_is_kept(self):
+        odd = nn.ConvTranspose1d(4, 4, 3)
+        odd.padding_mode = "circular"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scripted = torch.jit.script(nn.Sequential(nn.ConvTranspose1d(4, 4, 3)))
+        for module, word in ((nn.LazyConvTranspose1d(4, 3), "lazy"), (odd, "padding_mode"),
+                             (nn.ConvTranspose1d(4, 4, 3, dtype=torch.complex64), "complex64"),
+                             (scripted, "TorchScript"), (drop_in.ConvTranspose1d(4, 4, 3), "already")):
+            kind = type(module)
+            report = drop_in.replace(nn.Sequential(module))
+            with self.subTest(word=word):
+                self.assertEqual(report.replaced, [])
+                self.assertIn(word, report.kept[0][2])
+                self.assertIs(type(module), kind)
+
+    def test_all_or_nothing(self):
+        model = self.generator()
+        x = torch.randn(1, 8, 10)
+        before = model(x).detach()
+        classes, state = [type(m) for m in model.modules()], list(model.state_dict())
+        handle = model.old_norm.register_forward_hook(lambda *_: None)
+        original = parametrize.remove_parametrizations
+
+        def fails(*_, **__):
+            raise MemoryError("as an out-of-memory error would")
+
+        parametrize.remove_parametrizations = fails
+        try:
+            with self.assertRaises(MemoryError):
+                drop_in.replace(model, fold_weight_norm=True)
+        finally:
+            parametrize.remove_parametrizations = original
+        self.assertEqual([type(m) for m in model.modules()], classes)
+        self.assertEqual(list(model.state_dict()), state)
+        self.assertEqual(len(model.old_norm._forward_pre_hooks), 1)
+        handle.remove()
+        self.assertFalse(model.old_norm._forward_hooks)
+        torch.testing.assert_close(model(x).detach(), before)
+
+    def test_training_goes_on(self):
+        torch.manual_seed(9)
+        models = [nn.Sequential(parametrizations.weight_norm(nn.ConvTranspose1d(4, 4, 4, 2)), nn.ConvTranspose1d(4, 1, 3))
+                  for _ in range(2)]
+        models[1].load_state_dict(models[0].state_dict())
+        optimizers = [torch.optim.Adam(m.parameters(), 0.01) for m in models]
+        drop_in.replace(models[0])
+        x = torch.randn(2, 4, 10)
+        for _ in range(3):
+            losses = []
+            for model, optimizer in zip(models, optimizers):
+                optimizer.zero_grad()
+                loss = model(x).square().mean()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.detach())
+            torch.testing.assert_close(*losses)
+
+
+class Arrays(unittest.TestCase):
+    def setUp(self):
+        self.random = np.random.default_rng(SEED)
+
+    def whole(self, *shape, dtype="float32"):
+        return self.random.integers(-3, 4, shape).astype(dtype)
+
+    def test_results(self):
+        for dtype in ("float32", "float64", "float16", "int32"):
+            for shape in ((2, 6, 9), (6, 9), (0, 6, 9)):
+                x, w, b = self.whole(*shape, dtype=dtype), self.whole(6, 4, 5, dtype=dtype), self.whole(8, dtype=dtype)
+                expected = F.conv_transpose1d(*(torch.from_numpy(a).double() for a in (x, w, b)), 3, 1, 1, 2, 2).numpy()
+                for given in (x, np.asfortranarray(x), x[..., ::-1][..., ::-1].copy()[..., ::-1][..., ::-1]):
+                    y = tconv.conv_transpose1d(given, w, b, 3, 1, 1, 2, 2)
+                    self.assertEqual(y.dtype, np.dtype(dtype))
+                    np.testing.assert_array_equal(y, expected)
+
+    def test_layouts(self):
+        x, w = self.whole(2, 6, 9), self.whole(6, 4, 5)
+        backwards, packed = x[:, ::-1, ::-1], np.zeros(9, "u1, f4")
+        expected = tconv.conv_transpose1d(np.ascontiguousarray(backwards), w)
+        np.testing.assert_array_equal(tconv.conv_transpose1d(backwards, w), expected)
+        packed["f1"] = x[0, 0]
+        self.assertFalse(packed["f1"].flags.aligned)
+        np.testing.assert_array_equal(tconv.conv_transpose1d(packed["f1"][None], w[:1]),
+                                      tconv.conv_transpose1d(x[:1, :1], w[:1])[0])
+        flipped = w[:, :, ::-1]
+        np.testing.assert_array_equal(tconv.conv_transpose1d(x, flipped), tconv.conv_transpose1d(x, flipped.copy()))
+
+    def test_out(self):
+        x, w = self.whole(2, 6, 9), self.whole(6, 4, 5)
+        expected = tconv.conv_transpose1d(x, w)
+        memory = np.full((2, 4, 20), 7, "float32")
+        out = memory[:, :, 3:16]
+        self.assertIs(tconv.conv_transpose1d(x, w, out=out, threads=1), out)
+        np.testing.assert_array_equal(out, expected)
+        self.assertTrue((memory[:, :, :3] == 7).all() and (memory[:, :, 16:] == 7).all())
+        for wrong, error in ((memory, ValueError), (memory[:, :, :13].astype("float64"), TypeError),
+                             (np.empty((2, 4, 26), "float32")[:, :, ::2], ValueError), (expected.tolist(), TypeError)):
+            with self.assertRaises(error):
+                tconv.conv_transpose1d(x, w, out=wrong)
+        out.flags.writeable = False
+        with self.assertRaisesRegex(ValueError, "writeable"):
+            tconv.conv_transpose1d(x, w, out=out)
+        square = np.zeros((1, 1, 9), "float32")
+        with self.assertRaisesRegex(tconv.Error, "overlaps"):
+            tconv.conv_transpose1d(square, np.ones((1, 1, 1), "float32"), out=square)
+
+    def test_refusals(self):
+        x, w, b = self.whole(2, 6, 9), self.whole(6, 4, 5), self.whole(4)
+        for arguments, error, text in (
+                ((x.tolist(), w), TypeError, "x is a list"), ((x, w.astype("float64")), TypeError, "one dtype"),
+                ((x.astype("int64"), w.astype("int64")), TypeError, "int64|<i8"),
+                ((x.astype(">f4"), w.astype(">f4")), TypeError, ">f4"),
+                ((x[0, 0], w), ValueError, "x has the shape"), ((x, w[:5]), ValueError, "w has the shape"),
+                ((x, w, self.whole(5)), ValueError, "bias has the shape"), ((x, w, b, 0), tconv.Error, "stride"),
+                ((x, w, b, 1, 0, 0, 1, 0), tconv.Error, "dilation"), ((x, w, b, 1, 20), tconv.Error, "output"),
+                ((x, w, None, 1, 0, 0, 4), tconv.Error, "groups"), ((x, w, b, 2**64 + 1), tconv.Error, "int64"),
+                ((x[:, :, :0], w), tconv.Error, "length")):
+            with self.subTest(text=text), self.assertRaisesRegex(error, text):
+                tconv.conv_transpose1d(*arguments)
+        with self.assertRaisesRegex(tconv.Error, "threads"):
+            tconv.conv_transpose1d(x, w, threads=0)
+
+    def test_import_needs_neither_numpy_nor_torch(self):
+        program = ("import sys; sys.modules['numpy'] = sys.modules['torch'] = None; import tconv; print(tconv.version())")
+        result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True,
+                                env=os.environ | {"PYTHONPATH": str(ROOT / "python")}, timeout=60)
+        self.assertEqual(result.stdout.strip(), tconv.version())
+
+
+if __name__ == "__main__":
+    unittest.main()
