@@ -3,11 +3,14 @@
 import json
 import os
 import pathlib
+import struct
 import subprocess
 import tempfile
 import unittest
 
 BINARY = os.environ["TCONV_BINARY"]
+
+CACHE = tempfile.TemporaryDirectory()  # the machine's rates, measured once for all tests
 
 CODE = '''import torch
 import torch.nn as nn
@@ -112,6 +115,13 @@ def with_metric(name, value):
     return request(metrics={"deconv_kernel": {**METRICS["deconv_kernel"], name: value}})
 
 
+def npy(shape, values, kind="f", order="False", descr=None):
+    """The bytes of an .npy file; `values` as they lie in it."""
+    descr = descr or {"f": "<f4", "d": "<f8", "i": "<i4", "e": "<f2"}[kind]
+    header = f"{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {tuple(shape)}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + struct.pack(f"<{len(values)}{kind}", *values)
+
+
 class CommandLine(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -119,7 +129,7 @@ class CommandLine(unittest.TestCase):
         self.folder = pathlib.Path(folder.name)
 
     def tconv(self, *arguments):
-        environment = {k: v for k, v in os.environ.items() if k != "TCONV_PYTHON"}
+        environment = {k: v for k, v in os.environ.items() if k != "TCONV_PYTHON"} | {"TCONV_CACHE": CACHE.name}
         return subprocess.run([BINARY, *map(str, arguments)], capture_output=True, timeout=60, env=environment)
 
     def write(self, text, name="request.txt"):
@@ -218,10 +228,202 @@ class Good(CommandLine):
     def test_help_and_version(self):
         help_text = self.tconv("--help").stdout.decode()
         self.assertLess(help_text.index("Examples:"), help_text.index("--version"))
-        for verb in ("optimize", "plan", "verify"):
+        for verb in ("optimize", "plan", "verify", "compile", "check", "bench", "run"):
             self.assertIn(verb, help_text)
             self.assertIn(b"--json", self.tconv(verb, "--help").stdout)
         self.assertRegex(self.tconv("--version").stdout.decode(), r"^tconv \d+\.\d+\.\d+\n$")
+
+
+class Cpu(CommandLine):
+    def good(self, *arguments):
+        result = self.tconv(*arguments)
+        self.assertEqual((result.returncode, result.stderr), (0, b""), result.stdout)
+        return result.stdout.decode()
+
+    def test_plan(self):
+        text = self.good("plan", "@hifigan_v1_up0", "--target", "cpu", "--threads", "1")
+        for words in ("limit", "bound by arithmetic", "8 live of at most 2 taps", "gemm on the CPU", "not depthwise: ", "memory of"):
+            self.assertIn(words, text)
+        plan = json.loads(self.good("plan", "@bigvgan_aa_up_C24", "--target", "cpu", "--threads", "1", "--json"))
+        self.assertEqual((plan["target"], plan["solver"], plan["rates"]["threads"]), ("cpu", "depthwise", 1))
+        self.assertAlmostEqual(plan["limit"]["seconds"], max(plan["limit"]["memory_seconds"], plan["limit"]["arithmetic_seconds"]))
+        self.assertGreater(plan["limit"]["seconds"], 0)
+
+    def test_plan_without_a_target_is_for_the_cpu_and_says_so(self):
+        result = self.tconv("plan", "@kb79", "--threads", "1")
+        self.assertEqual(result.returncode, 0)
+        self.assertEqual(result.stderr.count(b"\n"), 1)
+        self.assertIn(b"CPU", result.stderr)
+
+    def test_bench(self):
+        words = ["i8_o8_k4_s2_p1_l1000", "@bigvgan_aa_up_C24"]
+        rows = json.loads(self.good("bench", *words, "--device", "cpu", "--threads", "1", "--repeats", "7", "--json"))
+        self.assertEqual([row["solver"] for row in rows], ["gemm", "depthwise"])
+        for row in rows:
+            self.assertEqual((row["repeats"], row["threads"]), (7, 1))
+            self.assertAlmostEqual(row["share_of_limit"], row["limit_seconds"] / row["seconds"])
+            for name in ("first_seconds", "pack_seconds", "plan_seconds", "useful_flops_per_second", "bytes_per_second"):
+                self.assertGreater(row[name], 0, name)
+        text = self.good("bench", words[0], "--device", "cpu", "--threads", "2", "--repeats", "5")
+        self.assertRegex(text, r"by gemm, 2 threads: .* \(median of 5\), \S+ \w?FLOP/s, \S+ \w?B/s, \d+ % of the limit .* \(\w.*\); plan .*, packing .*, first call")
+
+    def test_bench_repeats_as_long_as_a_second_unless_told(self):
+        row = json.loads(self.good("bench", "i2_o2_k2_l8", "--device", "cpu", "--threads", "1", "--json"))[0]
+        self.assertGreater(row["repeats"], 100)
+
+    def test_check(self):
+        text = self.good("check", "--device", "cpu", "--cases", "8", "--seed", "3")
+        self.assertRegex(text, r"^seed 3: 8 layers, \d+ runs checked, 0 failed, 0 layers refused by the solver, worst error 0\.\d+ of its bound\n$")
+        report = json.loads(self.good("check", "g6_i6_o6_k5_s3_l40_f16", "i4_o3_k4_s2_l9_i32", "--device", "cpu", "--seed", "1", "--cases", "3", "--json"))
+        self.assertEqual((report["device"], report["failed"], report["failures"]), ("cpu", 0, []))
+        # The depthwise layer by both solvers, the other by one, three seeds each, on every instruction set.
+        self.assertEqual(report["checked"] % 9, 0)
+        forced = json.loads(self.good("check", "--device", "cpu", "--solver", "depthwise", "--cases", "30", "--seed", "5", "--dtype", "f32", "--json"))
+        self.assertGreater(forced["refused"], 0)
+
+    def test_a_device_is_chosen_where_none_is_given_and_named(self):
+        result = self.tconv("check", "--cases", "1", "--seed", "1")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(result.stderr.count(b"\n"), 1)
+        self.assertRegex(result.stderr, rb"tconv: on (the CPU|GPU 0)")
+
+    def run_layer(self, word, *arguments, x, w, **files):
+        self.write(x, "x.npy"), self.write(w, "w.npy")
+        for name, data in files.items():
+            self.write(data, name + ".npy")
+        f = self.folder
+        return self.tconv("run", word, "--x", f / "x.npy", "--w", f / "w.npy", "--out", f / "y.npy", *arguments)
+
+    def output(self, *arguments, **files):
+        """Shape and values of y.npy."""
+        result = self.run_layer(*arguments, **files)
+        self.assertEqual((result.returncode, result.stderr), (0, b""))
+        data = (self.folder / "y.npy").read_bytes()
+        end = 10 + struct.unpack("<H", data[8:10])[0]
+        header = eval(data[10:end])  # our own file
+        self.assertEqual((end % 64, header["fortran_order"]), (0, False))
+        kind = {"<f4": "f", "<f8": "d", "<i4": "i", "<f2": "e"}[header["descr"]]
+        return header["shape"], list(struct.unpack(f"<{(len(data) - end) // struct.calcsize(kind)}{kind}", data[end:]))
+
+    def test_run(self):
+        w = npy((1, 1, 2), [3, 5])
+        self.assertEqual(self.output("i1_o1_k2_s2", x=npy((1, 1, 2), [1, 2]), w=w), ((1, 1, 4), [3, 5, 6, 10]))
+        self.assertEqual(self.output("i1_o1_k2_s2", x=npy((1, 2), [1, 2]), w=w), ((1, 4), [3, 5, 6, 10]))
+        # The word's own batch and length give way to those of x.
+        self.assertEqual(self.output("b5_i1_o1_k2_s2_l9", x=npy((2, 1, 1), [1, -2]), w=w), ((2, 1, 2), [3, 5, -6, -10]))
+        self.assertEqual(self.output("i1_o1_k2_s2_bias", "--bias", self.folder / "b.npy", x=npy((1, 1), [1]), w=w, b=npy((1,), [7])), ((1, 2), [10, 12]))
+
+    def test_run_in_every_type(self):
+        for kind, arithmetic in (("e", "f16"), ("f", "tf32"), ("d", "f64"), ("i", "i32")):
+            with self.subTest(arithmetic):
+                files = {"x": npy((1, 1, 2), [1, 2], kind), "w": npy((1, 1, 2), [3, 5], kind)}
+                self.assertEqual(self.output("i1_o1_k2_s2_" + arithmetic, "--threads", "1", **files), ((1, 1, 4), [3, 5, 6, 10]))
+
+    def test_run_with_activations(self):
+        files = {"x": npy((1, 2), [-1, 2]), "w": npy((1, 1, 1), [-1])}
+        self.assertEqual(self.output("i1_o1_k1", "--before", "relu", **files)[1], [0, -2])
+        self.assertEqual(self.output("i1_o1_k1", "--after", "leaky_relu:0.5", **files)[1], [1, -1])
+        self.assertAlmostEqual(self.output("i1_o1_k1", "--after", "elu", **files)[1][1], -0.8646647, 6)
+        snake = self.output("i1_o1_k1", "--after", f"snake:{self.folder / 'alpha.npy'}", alpha=npy((1,), [2]), **files)[1]
+        self.assertAlmostEqual(snake[0], 1 + 0.9092974268 ** 2 / 2, 6)
+
+    def test_run_of_fortran_order(self):
+        # x[0] is (1, 2), x[1] is (3, 4): columns first in the file. Likewise w, of (2, 1, 2) with rows (1, 10), (100, 1000).
+        x, w = npy((2, 2), [1, 3, 2, 4], order="True"), npy((2, 1, 2), [1, 100, 10, 1000], order="True")
+        self.assertEqual(self.output("i2_o1_k2_s2", x=x, w=w), ((1, 4), [301, 3010, 402, 4020]))
+
+    def test_run_replaces_the_file_before(self):
+        self.write("old", "y.npy")
+        report = json.loads(self.run_layer("i1_o1_k1", "--json", x=npy((1, 2), [1, 2]), w=npy((1, 1, 1), [1])).stdout)
+        self.assertEqual((report["shape"], report["type"], report["workload"]), ([1, 2], "float32", "b1_i1_o1_l2_k1_s1_f32"))
+        self.assertEqual(sorted(self.tree()), ["w.npy", "x.npy", "y.npy"])
+        self.assertTrue((self.folder / "y.npy").read_bytes().startswith(b"\x93NUMPY"))
+
+
+class BadCpuInput(CommandLine):
+    X, W = npy((1, 2, 3), range(6)), npy((2, 1, 2), range(4))
+
+    def bad_run(self, exit_code, says, *arguments, word="i2_o1_k2_s2", x=X, w=W):
+        files = {"x": self.folder / "x.npy", "w": self.folder / "w.npy"}
+        files["x"].write_bytes(x)
+        files["w"].write_bytes(w)
+        self.refused(exit_code, "run", word, "--x", files["x"], "--w", files["w"], "--out", self.folder / "y.npy", *arguments, says=says)
+
+    def test_what_is_good_is_taken(self):
+        with self.assertRaises(AssertionError):
+            self.bad_run(2, "")
+
+    def test_threads(self):
+        for threads in ("0", "10000", "-1", "two"):
+            with self.subTest(threads):
+                self.bad_run(2, "threads", "--threads", threads)
+                self.refused(2, "bench", "@kb79", "--device", "cpu", "--threads", threads, says="threads")
+                self.refused(2, "plan", "@kb79", "--target", "cpu", "--threads", threads, says="threads")
+
+    def test_files_that_are_absent_or_cannot_be_written(self):
+        self.refused(2, "run", "i2_o1_k2", "--x", self.folder / "absent", "--w", self.folder / "w", "--out", self.folder / "y", says="absent")
+        self.bad_run(2, "absent", "--bias", self.folder / "absent", word="i2_o1_k2_s2_bias")
+        (self.folder / "folder").mkdir()
+        for out in ("folder", "absent/y.npy", "x.npy/y.npy"):
+            with self.subTest(out):
+                self.write(self.X, "x.npy"), self.write(self.W, "w.npy")
+                self.refused(2, "run", "i2_o1_k2_s2", "--x", self.folder / "x.npy", "--w", self.folder / "w.npy", "--out", self.folder / out, says="cannot be written")
+        self.write(self.X, "x.npy"), self.write(self.W, "w.npy")
+        self.refused(2, "run", "i2_o1_k2_s2", "--x", self.folder / "x.npy", "--w", self.folder / "w.npy", "--out", "/dev/null", says="/dev/null")
+
+    @unittest.skipIf(os.geteuid() == 0, "root writes everywhere")
+    def test_an_output_without_permission_is_kept(self):
+        self.write("mine", "y.npy")
+        (self.folder / "y.npy").chmod(0o400)
+        self.bad_run(2, "y.npy")
+
+    def test_shapes_and_types_that_do_not_fit_the_word(self):
+        self.bad_run(2, "(1, 3, 2)", x=npy((1, 3, 2), range(6)))
+        self.bad_run(2, "(6,)", x=npy((6,), range(6)))
+        self.bad_run(2, "(B, 2, L)", x=npy((1, 1, 2, 3), range(6)))
+        self.bad_run(2, "(2, 1, 2)", w=npy((1, 2, 2), range(4)))
+        self.bad_run(2, "float64", x=npy((1, 2, 3), range(6), "d"))
+        self.bad_run(2, "int32", word="i2_o1_k2_s2_i32", w=npy((2, 1, 2), range(4), "i"))
+        self.bad_run(3, "bfloat16", word="i2_o1_k2_s2_bf16")
+        self.bad_run(3, "L_in", x=npy((1, 2, 0), []))
+
+    def test_files_that_lie_or_are_cut(self):
+        for cut in (0, 5, 9, 11, 40, len(self.X) - 1):
+            with self.subTest(cut):
+                self.bad_run(2, "x.npy", x=self.X[:cut])
+        self.bad_run(2, "has 24 bytes of data", x=npy((1, 2, 10**9), range(6)))
+        self.bad_run(2, "2^63", x=npy((2**40, 2, 2**40), range(6)))
+        self.bad_run(2, "x.npy", x=npy((1, 2, 2), range(6)))  # longer than its shape
+        self.bad_run(2, "Python objects", x=npy((1, 2, 3), range(6), descr="|O"))
+        self.bad_run(2, "big-endian", x=npy((1, 2, 3), range(6), descr=">f4"))
+        self.bad_run(2, "no .npy file", x=b"PK" * 50)
+        header = b"\x93NUMPY\x02\x00\xff\xff\xff\xff{"
+        self.bad_run(2, "its header has 4294967295 bytes", x=header + b" " * 64)
+
+    def test_options_of_run(self):
+        self.bad_run(2, "the word has none", "--bias", self.folder / "w.npy")
+        self.bad_run(2, "--bias", word="i2_o1_k2_s2_bias")
+        self.bad_run(2, "swish", "--before", "swish")
+        self.bad_run(2, "relu:1", "--before", "relu:1")
+        self.bad_run(2, "elu:x", "--after", "elu:x")
+        self.bad_run(2, "leaky_relu:inf", "--after", "leaky_relu:inf")
+        self.bad_run(2, "alphas", "--after", "snake")
+        self.bad_run(2, "(1,)", "--after", f"snake:{self.folder / 'w.npy'}")
+        self.bad_run(2, "one of: depthwise, gemm", "--solver", "fast")
+        self.bad_run(3, "sums over 2", "--solver", "depthwise")
+
+    def test_outputs_that_no_memory_holds(self):
+        self.bad_run(3, "this machine has", word="i2_o1_k2_s1000000000000")
+        self.bad_run(3, "this machine has", word="i2_o1_k2_d1000000000000")
+        self.refused(3, "bench", "b100000_i1000_o1000_l1000000_k2", "--device", "cpu", "--threads", "1", says="this machine has")
+
+    def test_devices(self):
+        for device in ("gpu", "-1", "0x0", "1e3", ""):
+            if device:
+                self.refused(2, "bench", "i2_o2_k2_l8", "--device", device, says="cpu, or a GPU's number")
+        self.refused(2, "bench", "b0_i2_o2_k2_l8", "--device", "cpu", says="empty batch")
+        self.refused(2, "bench", "i2_o2_k2_l8", "--device", "cpu", "--solver", "fast", says="one of: depthwise, gemm")
+        self.refused(2, "check", "--device", "cpu", "--solver", "fast", says="one of: depthwise, gemm")
 
 
 class BadRequest(CommandLine):
@@ -310,7 +512,6 @@ class BadCommand(CommandLine):
         self.refused(2, "optimize", path, "--compile", "maybe")
         self.refused(2, "optimize", path, "--target", "gtx9999", says="rtx4090")
         self.refused(2, "plan", "@kb79", "--target", "gtx9999", says="gtx9999")
-        self.refused(2, "plan", "@kb79")
         self.refused(2, "plan", "b1_i3_o4_k3", "--target", "h200")  # no length
         self.refused(2, "plan", "b1_i3_q4_k3_l9", "--target", "h200")
         self.refused(2, "plan", "@nobody", "--target", "h200", says="nobody")

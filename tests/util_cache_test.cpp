@@ -333,8 +333,7 @@ TEST(CudaCacheDeathTest, WarnsOnceAProcess) {
         first.store(kKey, kPayload);
         _exit(0);
       },
-      testing::ExitedWithCode(0),
-      "^tconv: nothing is cached: TCONV_CACHE, XDG_CACHE_HOME and HOME name no folder\n$");
+      testing::ExitedWithCode(0), "^tconv: nothing is cached: TCONV_CACHE, XDG_CACHE_HOME and HOME name no folder\n$");
 }
 
 TEST_F(UtilCache, DefaultRoot) {

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -124,6 +125,36 @@ TEST_F(Files, RefusesAFileInPlaceOfTheFolder) {
   EXPECT_EQ(tree(), (Names{"file"}));
   require_folder(root_ / "new/folder");  // could be made; nothing is
   EXPECT_EQ(tree(), (Names{"file"}));
+}
+
+TEST_F(Files, WritesAFileOfSeveralParts) {
+  write_file(root_ / "y", {"one ", "two"});
+  EXPECT_EQ(get("y"), "one two");
+  write_file(root_ / "y", {"three"});
+  EXPECT_EQ(get("y"), "three");
+  EXPECT_EQ(tree(), Names{"y"});
+}
+
+TEST_F(Files, AFileThatCannotBeWrittenIsRefusedAndLeavesNothing) {
+  fs::create_directory(root_ / "folder");
+  put("file", "mine");
+  const Names before = tree();
+  for (const fs::path& path : {root_ / "folder", root_ / "absent" / "y", root_ / "file" / "y"}) {
+    EXPECT_NE(refusal([&] { require_writable(path); }), "") << path;
+    EXPECT_NE(refusal([&] { write_file(path, {"text"}); }), "") << path;
+  }
+  EXPECT_EQ(tree(), before);
+  EXPECT_EQ(get("file"), "mine");
+  EXPECT_NE(refusal([] { write_file("/dev/null", {"text"}); }), "");
+  EXPECT_TRUE(fs::is_character_file("/dev/null"));
+}
+
+TEST_F(Files, AFileWithoutPermissionIsKept) {
+  if (::geteuid() == 0) GTEST_SKIP() << "root writes everywhere";
+  put("file", "mine");
+  fs::permissions(root_ / "file", fs::perms::owner_read);
+  EXPECT_NE(refusal([&] { write_file(root_ / "file", {"text"}); }), "");
+  EXPECT_EQ(get("file"), "mine");
 }
 
 }  // namespace

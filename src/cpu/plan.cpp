@@ -114,9 +114,11 @@ Plan::Plan(const Layer& layer, std::string_view solver) : layer_(layer) {
       break;
     }
   }
-  if (solver_ == nullptr)
-    throw Error(Exit::unsupported, "CPU", "no solver serves the layer",
-                fmt::format("{}: {}", passed_over_.back().solver, passed_over_.back().why));
+  if (solver_ == nullptr) {
+    const PassedOver& why =
+        forced == nullptr ? passed_over_.back() : *std::ranges::find(passed_over_, forced->name, &PassedOver::solver);
+    throw Error(Exit::unsupported, "CPU", "no solver serves the layer", fmt::format("{}: {}", why.solver, why.why));
+  }
   kernel_ = solver_->make(layer);
 }
 

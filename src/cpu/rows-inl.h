@@ -24,8 +24,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 template <typename S>
 using SumOf = std::conditional_t<sizeof(S) == 2, float, S>;
 
-// erf(z) for |z| by 1 - (a1 t + ... + a5 t^5) exp(-z^2), t = 1/(1 + p z): Abramowitz and Stegun 7.1.26 has 1.5e-7, too
-// coarse beside f32's rounding near 0, so small |z| takes the Taylor series.
+// erf(z): its Taylor series for |z| < 1, the continued fraction of erfc beyond.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Erf(D d, V z) {
   using T = hn::TFromD<D>;
@@ -89,6 +88,30 @@ HWY_INLINE V Activate(D d, V v, Activation activation, hn::TFromD<D> parameter, 
   }
 }
 
+// Targets without an instruction for float16, where Highway cuts off what does not fit and knows no infinities.
+constexpr bool kSoftwareF16 =
+    HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128;
+
+// 16-bit storage as float.
+template <class D, class N>
+HWY_INLINE hn::Vec<D> Widen(D d, N narrow, const hn::TFromD<N>* from) {
+  const auto v = hn::LoadU(narrow, from);
+  const auto wide = hn::PromoteTo(d, v);
+  if constexpr (kSoftwareF16 && std::is_same_v<hn::TFromD<N>, hwy::float16_t>) {
+    const hn::RebindToUnsigned<D> du;
+    const auto bits = hn::PromoteTo(du, hn::BitCast(hn::RebindToUnsigned<N>(), v));
+    const auto magnitude = hn::And(bits, hn::Set(du, 0x7fffu));
+    const auto sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(du, 0x8000u)));
+    const auto mantissa = hn::ShiftLeft<13>(hn::And(bits, hn::Set(du, 0x3ffu)));
+    const auto special = hn::Or(sign, hn::Or(mantissa, hn::Set(du, 0x7f800000u)));
+    const hn::RebindToSigned<D> di;
+    const auto finite = hn::Lt(hn::BitCast(di, magnitude), hn::Set(di, 0x7c00));
+    return hn::BitCast(d, hn::IfThenElse(hn::RebindMask(du, finite), hn::BitCast(du, wide), special));
+  } else {
+    return wide;
+  }
+}
+
 // n elements of one row of x, `stride` apart, as sums hold them, activated.
 template <typename S, typename T = SumOf<S>>
 void LoadRow(const S* from, std::int64_t stride, std::int64_t n, T* to, Activation activation, T parameter, T alpha) {
@@ -116,7 +139,7 @@ void LoadRow(const S* from, std::int64_t stride, std::int64_t n, T* to, Activati
     } else {
       const hn::Rebind<S, decltype(d)> narrow;
       for (; i + lanes <= now; i += lanes)
-        hn::StoreU(Activate(d, hn::PromoteTo(d, hn::LoadU(narrow, source + i)), activation, parameter, all_alpha), d,
+        hn::StoreU(Activate(d, Widen(d, narrow, source + i), activation, parameter, all_alpha), d,
                    out + i);
     }
     if (i < now) {
@@ -127,7 +150,7 @@ void LoadRow(const S* from, std::int64_t stride, std::int64_t n, T* to, Activati
         hn::StoreU(Activate(d, hn::LoadU(d, rest), activation, parameter, all_alpha), d, whole);
       } else {
         const hn::Rebind<S, decltype(d)> narrow;
-        hn::StoreU(Activate(d, hn::PromoteTo(d, hn::LoadU(narrow, rest)), activation, parameter, all_alpha), d, whole);
+        hn::StoreU(Activate(d, Widen(d, narrow, rest), activation, parameter, all_alpha), d, whole);
       }
       std::memcpy(out + i, whole, static_cast<std::size_t>(now - i) * sizeof(T));
     }
@@ -146,14 +169,12 @@ HWY_INLINE V RoundToBf16(D d, V v) {
   return hn::IfThenElse(hn::IsNaN(v), hn::BitCast(d, quiet), hn::BitCast(d, rounded));
 }
 
-// To the nearest float16, ties to even, still in 32 bits: without an instruction for it, Highway's DemoteTo cuts the
-// rest off.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V RoundToF16(D d, V v) {
-  constexpr bool kCuts =
-      HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128;
-  if constexpr (!kCuts) return v;
+// To the nearest float16, ties to even, where Highway's DemoteTo does not.
+template <class N, class D, class V = hn::Vec<D>>
+HWY_INLINE hn::Vec<N> NarrowToF16(N narrow, D d, V v) {
+  if constexpr (!kSoftwareF16) return hn::DemoteTo(narrow, v);
   const hn::RebindToUnsigned<D> du;
+  const hn::RebindToSigned<D> di;
   const auto bits = hn::BitCast(du, v);
   const auto odd = hn::And(hn::ShiftRight<13>(bits), hn::Set(du, 1u));
   const auto sum = hn::Add(bits, hn::Add(odd, hn::Set(du, 0xfffu)));
@@ -162,7 +183,16 @@ HWY_INLINE V RoundToF16(D d, V v) {
   const V half = hn::Set(d, 0.5f);
   const V small = hn::CopySign(hn::Sub(hn::Add(hn::Abs(v), half), half), v);
   const V rounded = hn::IfThenElse(hn::Lt(hn::Abs(v), hn::Set(d, 6.103515625e-05f)), small, normal);
-  return hn::IfThenElse(hn::IsNaN(v), v, rounded);
+  // From 65520 on it is an infinity; a NaN is a quiet one.
+  const auto sign = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 0x8000u));
+  const auto infinity = hn::Or(sign, hn::Set(du, 0x7c00u));
+  const auto special = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), hn::Or(infinity, hn::Set(du, 0x200u)), infinity);
+  const auto finite = hn::Lt(hn::Abs(v), hn::Set(d, 65520.0f));
+  const hn::RebindToUnsigned<N> narrow_bits;
+  const auto chosen = hn::DemoteTo(
+      narrow_bits, hn::BitCast(di, hn::IfThenElse(hn::RebindMask(du, finite), hn::Zero(du), special)));
+  const auto regular = hn::BitCast(narrow_bits, hn::DemoteTo(narrow, hn::IfThenElse(finite, rounded, hn::Zero(d))));
+  return hn::BitCast(narrow, hn::Or(chosen, regular));
 }
 
 // Whole vectors of sums as storage holds them; n is a multiple of the lanes.
@@ -173,10 +203,12 @@ void Narrow(const T* from, std::int64_t n, S* to) {
   const hn::Rebind<S, decltype(d)> narrow;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   for (std::int64_t i = 0; i < n; i += lanes) {
-    auto v = hn::LoadU(d, from + i);
-    if constexpr (std::is_same_v<S, hwy::bfloat16_t>) v = RoundToBf16(d, v);
-    if constexpr (std::is_same_v<S, hwy::float16_t>) v = RoundToF16(d, v);
-    hn::StoreU(hn::DemoteTo(narrow, v), narrow, to + i);
+    const auto v = hn::LoadU(d, from + i);
+    if constexpr (std::is_same_v<S, hwy::bfloat16_t>) {
+      hn::StoreU(hn::DemoteTo(narrow, RoundToBf16(d, v)), narrow, to + i);
+    } else {
+      hn::StoreU(NarrowToF16(narrow, d, v), narrow, to + i);
+    }
   }
 }
 
