@@ -139,8 +139,7 @@ void LoadRow(const S* from, std::int64_t stride, std::int64_t n, T* to, Activati
     } else {
       const hn::Rebind<S, decltype(d)> narrow;
       for (; i + lanes <= now; i += lanes)
-        hn::StoreU(Activate(d, Widen(d, narrow, source + i), activation, parameter, all_alpha), d,
-                   out + i);
+        hn::StoreU(Activate(d, Widen(d, narrow, source + i), activation, parameter, all_alpha), d, out + i);
     }
     if (i < now) {
       HWY_ALIGN T whole[hn::MaxLanes(hn::ScalableTag<T>())] = {};
@@ -186,11 +185,12 @@ HWY_INLINE hn::Vec<N> NarrowToF16(N narrow, D d, V v) {
   // From 65520 on it is an infinity; a NaN is a quiet one.
   const auto sign = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 0x8000u));
   const auto infinity = hn::Or(sign, hn::Set(du, 0x7c00u));
-  const auto special = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), hn::Or(infinity, hn::Set(du, 0x200u)), infinity);
+  const auto special =
+      hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), hn::Or(infinity, hn::Set(du, 0x200u)), infinity);
   const auto finite = hn::Lt(hn::Abs(v), hn::Set(d, 65520.0f));
   const hn::RebindToUnsigned<N> narrow_bits;
-  const auto chosen = hn::DemoteTo(
-      narrow_bits, hn::BitCast(di, hn::IfThenElse(hn::RebindMask(du, finite), hn::Zero(du), special)));
+  const auto chosen =
+      hn::DemoteTo(narrow_bits, hn::BitCast(di, hn::IfThenElse(hn::RebindMask(du, finite), hn::Zero(du), special)));
   const auto regular = hn::BitCast(narrow_bits, hn::DemoteTo(narrow, hn::IfThenElse(finite, rounded, hn::Zero(d))));
   return hn::BitCast(narrow, hn::Or(chosen, regular));
 }
