@@ -49,8 +49,7 @@ TORCH_SECONDS = 5.0
 TENSOR_BYTES = 12 << 30
 REST = 0.005
 TURN = 0.05  # of timed calls in a turn
-ROW_SECONDS = 2.0  # of turns for a row, at least MIN_TURNS and at most MAX_TURNS
-MIN_TURNS, MAX_TURNS = 3, 15
+MIN_TURNS, MAX_TURNS = 3, 15  # of a row, and between them as many as --row-seconds allows
 LENGTHS = 200
 
 
@@ -60,11 +59,11 @@ def seconds(call):
     return time.perf_counter() - start
 
 
-def take_turns(calls, first):
+def take_turns(calls, first, row_seconds):
     """Medians in ms of calls by name, which take turns; `first`: what a call of each took before, in ms."""
     times = {name: [] for name in calls}
     last = {name: taken / 1e3 for name, taken in first.items()}
-    until = time.perf_counter() + ROW_SECONDS
+    until = time.perf_counter() + row_seconds
     for turn in range(MAX_TURNS):
         if turn >= MIN_TURNS and time.perf_counter() > until:
             break
@@ -174,7 +173,7 @@ def plan(text, threads):
     return json.loads(done.stdout) if done.returncode == 0 else None
 
 
-def measure(text, layer, arithmetic, threads):
+def measure(text, layer, arithmetic, threads, row_seconds):
     dtype = STORED[arithmetic]
     x, w, bias, y = elements(layer)
     result = {"flops": useful_flops(layer), "bytes": (x + w + bias + y) * dtype.itemsize}
@@ -208,7 +207,7 @@ def measure(text, layer, arithmetic, threads):
         result["onnx_difference"] = ((torch.from_numpy(calls["onnx_ms"]()) - due).abs().max() / largest).item()
     del due
     calls["ms_into"] = lambda: ours(t.x, y)
-    result.update(take_turns(calls, dict(first, ms_into=first["ms"])))
+    result.update(take_turns(calls, dict(first, ms_into=first["ms"]), row_seconds))
     result["faster"] = result["torch_ms"] / result["ms"]
     if "onnx_ms" in result:
         result["faster_than_onnx"] = result["onnx_ms"] / result["ms_into"]  # as it keeps its memory between calls
@@ -311,6 +310,7 @@ def main():
     parser.add_argument("--threads", default=",".join(map(str, dict.fromkeys((1, cores)))), help="default: %(default)s")
     parser.add_argument("--lengths-layer", default="hifigan_v2_up1", help="for random lengths; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=math.inf, help="starts no layer after this long")
+    parser.add_argument("--row-seconds", type=float, default=2, help="of timed turns for a row; default: %(default)s")
     given = parser.parse_args()
 
     layers = catalogue()
@@ -334,7 +334,7 @@ def main():
         row = {"layer": name, "batch": layers[name]["batch"], "arithmetic": arithmetic, "threads": n,
                "word": word(layers[name], layers[name]["batch"], arithmetic)}
         try:
-            row.update(measure(row["word"], layers[name], arithmetic, n))
+            row.update(measure(row["word"], layers[name], arithmetic, n, given.row_seconds))
         except (tconv.Error, RuntimeError) as failure:
             row["failure"] = str(failure).splitlines()[0]
         results["rows"].append(row)
