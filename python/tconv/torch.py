@@ -47,13 +47,14 @@ def conv_transpose1d(input, weight, bias=None, stride=1, padding=0, output_paddi
         return _through_operator(input, weight, bias, stride, padding, output_padding, groups, dilation)
     if _transformed():
         return _own(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    kinds = type(weight), type(input), type(bias)
-    if not _KINDS.issuperset(kinds) and any(map(_overrides, kinds)):
+    kinds = (type(weight), type(input)) if bias is None else (type(weight), type(input), type(bias))
+    if _KINDS.issuperset(kinds):
+        if _direct(input, weight, bias):
+            y = _engine(input, weight, bias, _one(stride), _one(padding), _one(output_padding), groups, _one(dilation))
+            if y is not None:
+                return y
+    elif any(map(_overrides, kinds)):
         return _own(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    if _direct(input, weight, bias):
-        y = _engine(input, weight, bias, _one(stride), _one(padding), _one(output_padding), groups, _one(dilation))
-        if y is not None:
-            return y
     _calls.trains = torch.is_grad_enabled() and getattr(weight, "requires_grad", False)
     try:
         return _through_operator(input, weight, bias, stride, padding, output_padding, groups, dilation)
@@ -68,7 +69,7 @@ def clear_cache():
 
 # --- from the call to the engine -----------------------------------------------------------------
 
-_KINDS = {torch.Tensor, torch.nn.Parameter, type(None)}
+_KINDS = {torch.Tensor, torch.nn.Parameter}
 
 
 def _transformed(_interpreter=torch._C._functorch.peek_interpreter_stack, _tracer=torch._C._get_tracing_state,
@@ -82,10 +83,9 @@ def _overrides(kind):
 
 
 def _direct(input, weight, bias, _modes=torch._C._len_torch_dispatch_stack, _grad=torch.is_grad_enabled,
-            _autocast=torch.is_autocast_enabled, _profiler=torch.autograd._profiler_enabled, _tensor=torch.Tensor,
-            _strided=torch.strided):
+            _autocast=torch.is_autocast_enabled, _profiler=torch.autograd._profiler_enabled, _strided=torch.strided):
     """Whether a call needs nothing of PyTorch's dispatcher: no gradient, no autocast, no mode, no profile."""
-    return (type(input) is _tensor and input.layout is _strided and not _modes() and not _profiler()
+    return (input.layout is _strided and not _modes() and not _profiler()
             and not (_grad() and (input.requires_grad or weight.requires_grad
                                   or bias is not None and bias.requires_grad))
             and not _autocast("cpu" if input.is_cpu else "cuda") and not input.is_neg()
