@@ -77,7 +77,8 @@ class Case(unittest.TestCase):
         self.assertIsInstance(ours, torch.Tensor, ours)
         self.assertIsInstance(theirs, torch.Tensor, theirs)
         self.assertEqual((ours.dtype, ours.shape), (theirs.dtype, theirs.shape))
-        self.assertTrue(torch.equal(ours, theirs), f"{ours} is not {theirs}")
+        if not torch.equal(ours, theirs):
+            self.fail(f"{ours} is not {theirs}")
 
 
 class SampleInputs(Case):
@@ -90,12 +91,14 @@ class SampleInputs(Case):
         return samples
 
     def test_results(self):
+        """Halves against float64: PyTorch's own sums of them are less exact."""
         for dtype in (*DTYPES, torch.complex64, torch.complex128, torch.int64):
             for sample in self.samples(dtype):
-                arguments = (sample.input, *sample.args)
+                tensors = [sample.input, *sample.args]
+                wide = [t if t is None or dtype.itemsize > 2 else t.double() for t in tensors]
                 with self.subTest(dtype=dtype, sample=sample):
-                    torch.testing.assert_close(drop_in.conv_transpose1d(*arguments, **sample.kwargs),
-                                               F.conv_transpose1d(*arguments, **sample.kwargs))
+                    torch.testing.assert_close(drop_in.conv_transpose1d(*tensors, **sample.kwargs),
+                                               F.conv_transpose1d(*wide, **sample.kwargs).to(dtype))
 
     def test_gradients(self):
         for sample in self.samples(torch.float64, requires_grad=True):
@@ -221,9 +224,13 @@ class Refusals(Case):
         (X, W, B, dict(dilation=[2])), (X, W, B, dict(stride=torch.tensor(2))), (X, W, None, {}),
     ]
 
-    def compare(self, *arguments, **named):
-        ours, theirs = (outcome(f, *arguments, **named) for f in (drop_in.conv_transpose1d, F.conv_transpose1d))
-        if isinstance(theirs, torch.Tensor):
+    def compare(self, x, w, b, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+        """By position, as nn.ConvTranspose1d calls it: PyTorch's texts tell the positions."""
+        arguments = (x, w, b, stride, padding, output_padding, groups, dilation)
+        ours, theirs = (outcome(f, *arguments) for f in (drop_in.conv_transpose1d, F.conv_transpose1d))
+        if isinstance(theirs, torch.Tensor) and theirs.is_meta:
+            self.assertEqual((ours.shape, ours.device), (theirs.shape, theirs.device))
+        elif isinstance(theirs, torch.Tensor):
             self.assert_same(ours, theirs)
         else:
             self.assertEqual(ours, theirs)
@@ -246,20 +253,19 @@ class Refusals(Case):
 
     def test_dtypes_devices_and_types(self):
         x, w, b = whole(*self.X), whole(*self.W), whole(*self.B)
-        every = (*DTYPES, torch.int64, torch.int32, torch.int8, torch.bool, torch.complex64, torch.complex32)
+        every = (*DTYPES, torch.int64, torch.int32, torch.int8, torch.bool, torch.complex64)
         for dtype in every:
             with self.subTest(dtype=dtype):
                 self.compare(x.to(dtype), w.to(dtype), b.to(dtype))
             for tensors in ((x.to(dtype), w, b), (x, w.to(dtype), b), (x, w, b.to(dtype))):
                 with self.subTest(dtype=dtype, types=[t.dtype for t in tensors]):
                     self.compare(*tensors)
-        for tensors in ((x.to("meta"), w, b), (x, w.to("meta"), b), (x.numpy(), w, b), (x, None, b), (x, w, [1.0]),
+        for tensors in ((x.to("meta"), w, b), (x.numpy(), w, b), (x, None, b), (x, w, [1.0]),
                         (None, w, b), (x, w.tolist(), b), (x.to_sparse(), w, b)):
             with self.subTest(types=[type(t) for t in tensors]):
                 self.compare(*tensors)
         meta = [t.to("meta") for t in (x, w, b)]
         self.assertEqual(drop_in.conv_transpose1d(*meta).shape, F.conv_transpose1d(*meta).shape)
-        self.assertEqual(*(outcome(f) for f in (drop_in.conv_transpose1d, F.conv_transpose1d))[:2]) if False else None
 
     def test_our_two_refusals_where_pytorch_has_none(self):
         empty = torch.empty(0, 4, 1)
@@ -295,10 +301,10 @@ class Refusals(Case):
                     continue
                 self.assertEqual(repr(ours), repr(theirs))
                 results = [outcome(m, torch.ones(2, 4, 5)) for m in (ours, theirs)]
-                if isinstance(results[1], torch.Tensor) and results[1].device.type == "cpu":
-                    torch.testing.assert_close(*results)
-                elif not isinstance(results[1], torch.Tensor):
+                if not isinstance(results[1], torch.Tensor):
                     self.assertEqual(*results)
+                elif not theirs.weight.is_meta:  # else PyTorch's result is no result
+                    torch.testing.assert_close(*results)
 
     def test_output_size(self):
         torch.manual_seed(3)
@@ -622,8 +628,7 @@ class Compile(Case):
         layer = drop_in.ConvTranspose1d(4, 6, 5, stride=2)
         x = torch.randn(2, 4, 9)
         length = torch.export.Dim("length", min=2, max=10000)
-        program = torch.export.export(layer, (x,), dynamic_shapes=({2: length},) if False else {"input": {2: length},
-                                                                                             "output_size": None})
+        program = torch.export.export(layer, (x,), dynamic_shapes={"input": {2: length}})
         longer = torch.randn(2, 4, 40)
         torch.testing.assert_close(program.module()(longer), layer(longer))
 
@@ -733,24 +738,23 @@ class Replace(Case):
         model.own = Own(8, 8, 4, 2, 1)
         model.patched = nn.ConvTranspose1d(8, 8, 4, 2, 1)
         model.patched.forward = nn.Identity().forward
-        model.integers = nn.ConvTranspose1d(8, 8, 4, 2, 1)
-        model.integers.forward = model.integers.forward
         return model.eval()
 
     REPLACED = {"plain", "old_norm", "new_norm", "spectral", "inner.0"}
 
+    @torch.no_grad()
     def test_report_and_results(self):
         model = self.generator()
         x = torch.randn(1, 8, 10)
         before, objects, keys = model(x).detach(), list(model.modules()), list(model.state_dict())
         report = drop_in.replace(model)
         self.assertEqual({row[0] for row in report.replaced}, self.REPLACED)
-        self.assertEqual({row[0] for row in report.kept}, {"own", "patched", "integers"})
+        self.assertEqual({row[0] for row in report.kept}, {"own", "patched"})
         self.assertEqual(list(map(id, model.modules())), list(map(id, objects)))
         self.assertEqual(list(model.state_dict()), keys)
         torch.testing.assert_close(model(x).detach(), before)
         text = str(report)
-        for word in ("5 of 8", "weight_norm kept", "a subclass", "forward was replaced", "plain: ConvTranspose1d(8, 8"):
+        for word in ("5 of 7", "weight_norm kept", "a subclass", "forward was replaced", "plain: ConvTranspose1d(8, 8"):
             self.assertIn(word, text)
         self.assertEqual(drop_in.replace(model).replaced, [])
         for name in self.REPLACED:
@@ -758,6 +762,7 @@ class Replace(Case):
         twin = copy.deepcopy(model)
         torch.testing.assert_close(twin(x), model(x))
 
+    @torch.no_grad()
     def test_fold(self):
         model = self.generator()
         x = torch.randn(1, 8, 10)
@@ -776,6 +781,7 @@ class Replace(Case):
         report = drop_in.replace(training, fold_weight_norm=True)
         self.assertEqual(sum("training mode" in row[2] for row in report.replaced), 2)
 
+    @torch.no_grad()
     def test_own_removal_still_works(self):
         model = self.generator()
         x = torch.randn(1, 8, 10)
@@ -808,6 +814,7 @@ class Replace(Case):
                 self.assertIn(word, report.kept[0][2])
                 self.assertIs(type(module), kind)
 
+    @torch.no_grad()
     def test_all_or_nothing(self):
         model = self.generator()
         x = torch.randn(1, 8, 10)
@@ -907,9 +914,9 @@ class Arrays(unittest.TestCase):
                 ((x.astype(">f4"), w.astype(">f4")), TypeError, ">f4"),
                 ((x[0, 0], w), ValueError, "x has the shape"), ((x, w[:5]), ValueError, "w has the shape"),
                 ((x, w, self.whole(5)), ValueError, "bias has the shape"), ((x, w, b, 0), tconv.Error, "stride"),
-                ((x, w, b, 1, 0, 0, 1, 0), tconv.Error, "dilation"), ((x, w, b, 1, 20), tconv.Error, "output"),
+                ((x, w, b, 1, 0, 0, 1, 0), tconv.Error, "dilation"), ((x, w, b, 1, 20), tconv.Error, "L_out"),
                 ((x, w, None, 1, 0, 0, 4), tconv.Error, "groups"), ((x, w, b, 2**64 + 1), tconv.Error, "int64"),
-                ((x[:, :, :0], w), tconv.Error, "length")):
+                ((x[:, :, :0], w), tconv.Error, "L_in")):
             with self.subTest(text=text), self.assertRaisesRegex(error, text):
                 tconv.conv_transpose1d(*arguments)
         with self.assertRaisesRegex(tconv.Error, "threads"):

@@ -40,7 +40,7 @@ def conv_transpose1d(x, w, bias=None, stride=1, padding=0, output_padding=0, gro
     y = np.empty(shape, x.dtype) if out is None else out
     if y.shape != shape:
         raise ValueError(f"out has the shape {y.shape} (rule: {shape})")
-    if not y.flags.writeable or not y.flags.aligned or y.strides[-1] != y.itemsize and shape[-1] > 1:
+    if not (y.flags.writeable and y.flags.aligned and (y.strides[-1] == y.itemsize or y.size == 0 or shape[-1] == 1)):
         raise ValueError("out cannot be written in rows (rule: writeable, aligned, the last dimension dense)")
 
     def elements(array):

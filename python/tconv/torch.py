@@ -19,12 +19,10 @@ PyTorch's convolutions would (torch.backends.cudnn.allow_tf32).
 Weights are packed once and found again by the tensor's identity, memory and version, so whatever PyTorch counts as a
 change is followed: optimizer steps, in-place operations, load_state_dict, assignments to .data. Changes it does not
 count (in place through weight.data, a NumPy array or a raw pointer) are noticed on the CPU where they alter the first
-4096 bytes; after others call clear_cache(). Calls that differentiate by the weight, and weights made under
-torch.inference_mode, which have no version, are packed by every call. A CUDA graph packs in the graph, so its replays
-follow the weight.
+4096 bytes; after others call clear_cache(). Every call packs anew where it differentiates by the weight, and where the weight was
+made under torch.inference_mode, which gives it no version. A CUDA graph packs in the graph: its replays follow the
+weight.
 """
-
-import threading
 
 import torch
 
@@ -44,21 +42,24 @@ def conv_transpose1d(input, weight, bias=None, stride=1, padding=0, output_paddi
     (C_out), any strides. Returns (N, C_out, L_out) or (C_out, L_out) with
     L_out = (L-1)*stride - 2*padding + dilation*(K-1) + output_padding + 1. Raises what PyTorch raises, or Error."""
     if torch.compiler.is_compiling():
-        return _through_operator(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        return _checked(_operator, input, weight, bias, stride, padding, output_padding, groups, dilation)
     if _transformed():
         return _own(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    kinds = type(weight), type(input), type(bias)
-    if not _KINDS.issuperset(kinds) and any(map(_overrides, kinds)):
+    call = _operator
+    kinds = (type(weight), type(input)) if bias is None else (type(weight), type(input), type(bias))
+    if _KINDS.issuperset(kinds):
+        if _direct(input, bias):
+            if torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad
+                                            or bias is not None and bias.requires_grad):
+                call = _Differentiable.apply
+            else:
+                y = _engine(input, weight, bias, _one(stride), _one(padding), _one(output_padding), groups,
+                            _one(dilation))
+                if y is not None:
+                    return y
+    elif any(map(_overrides, kinds)):
         return _own(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    if _direct(input, weight, bias):
-        y = _engine(input, weight, bias, _one(stride), _one(padding), _one(output_padding), groups, _one(dilation))
-        if y is not None:
-            return y
-    _calls.trains = torch.is_grad_enabled() and getattr(weight, "requires_grad", False)
-    try:
-        return _through_operator(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    finally:
-        _calls.trains = False
+    return _checked(call, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 def clear_cache():
@@ -68,7 +69,7 @@ def clear_cache():
 
 # --- from the call to the engine -----------------------------------------------------------------
 
-_KINDS = {torch.Tensor, torch.nn.Parameter, type(None)}
+_KINDS = {torch.Tensor, torch.nn.Parameter}
 
 
 def _transformed(_interpreter=torch._C._functorch.peek_interpreter_stack, _tracer=torch._C._get_tracing_state,
@@ -81,13 +82,10 @@ def _overrides(kind):
         None, torch.Tensor.__torch_function__, torch._C._disabled_torch_function_impl)
 
 
-def _direct(input, weight, bias, _modes=torch._C._len_torch_dispatch_stack, _grad=torch.is_grad_enabled,
-            _autocast=torch.is_autocast_enabled, _profiler=torch.autograd._profiler_enabled, _tensor=torch.Tensor,
-            _strided=torch.strided):
-    """Whether a call needs nothing of PyTorch's dispatcher: no gradient, no autocast, no mode, no profile."""
-    return (type(input) is _tensor and input.layout is _strided and not _modes() and not _profiler()
-            and not (_grad() and (input.requires_grad or weight.requires_grad
-                                  or bias is not None and bias.requires_grad))
+def _direct(input, bias, _modes=torch._C._len_torch_dispatch_stack, _autocast=torch.is_autocast_enabled,
+            _profiler=torch.autograd._profiler_enabled, _strided=torch.strided):
+    """Whether a call needs nothing of PyTorch's dispatcher: no autocast, no mode, no profile, no lazy negation."""
+    return (input.layout is _strided and not _modes() and not _profiler()
             and not _autocast("cpu" if input.is_cpu else "cuda") and not input.is_neg()
             and (bias is None or not bias.is_neg()))
 
@@ -103,7 +101,6 @@ def _one(value):
 
 
 _hows = {}  # (stream, threads) -> struct tconv_how
-_calls = threading.local()  # trains: this thread's call differentiates by the weight
 
 
 def _engine(input, weight, bias, stride, padding, output_padding, groups, dilation, keep=True):
@@ -212,7 +209,8 @@ else:
 
 # --- the operator --------------------------------------------------------------------------------
 
-# Library.define: a call of a torch.library.custom_op takes three times as long.
+# Library.define: a torch.library.custom_op takes two to three times as long to call. Where nobody could tell, a call
+# goes past the dispatcher and torch.library's autograd kernel, which halves its overhead.
 _library = torch.library.Library("tconv", "DEF")
 _library.define("conv_transpose1d(Tensor input, Tensor weight, Tensor? bias=None, SymInt stride=1, SymInt padding=0, "
                 "SymInt output_padding=0, SymInt groups=1, SymInt dilation=1) -> Tensor",
@@ -220,7 +218,8 @@ _library.define("conv_transpose1d(Tensor input, Tensor weight, Tensor? bias=None
 _operator = torch.ops.tconv.conv_transpose1d.default
 
 
-def _through_operator(input, weight, bias, stride, padding, output_padding, groups, dilation):
+def _checked(call, input, weight, bias, stride, padding, output_padding, groups, dilation):
+    """The call where the engine has the problem, else PyTorch's own. Can be traced."""
     numbers = (_one(stride), _one(padding), _one(output_padding), groups, _one(dilation))
     if isinstance(input, torch.Tensor) and isinstance(weight, torch.Tensor):
         device = input.device.type
@@ -228,13 +227,12 @@ def _through_operator(input, weight, bias, stride, padding, output_padding, grou
             input, weight, bias = _lowered(device, input, weight, bias)
         if _served(input, weight, bias, *numbers):
             if input.dim() == 2:
-                return _operator(input.unsqueeze(0), weight, bias, *numbers).squeeze(0)
-            return _operator(input, weight, bias, *numbers)
+                return call(input.unsqueeze(0), weight, bias, *numbers).squeeze(0)
+            return call(input, weight, bias, *numbers)
     return _by_torch(input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
-def _kernel(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
-    keep = not getattr(_calls, "trains", False)
+def _kernel(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, keep=True):
     y = _engine(input, weight, bias, stride, padding, output_padding, groups, dilation, keep)
     if y is None:
         y = _by_torch(input, weight, bias, stride, padding, output_padding, groups, dilation).contiguous()
@@ -262,6 +260,16 @@ def _gradients(ctx, gradient):
         gradient, input, weight, ctx.bias_shape, [stride], [padding], [dilation], True, [output_padding], groups,
         [*ctx.needs_input_grad[:2], ctx.bias_shape is not None and ctx.needs_input_grad[2]])
     return (*gradients, None, None, None, None, None)
+
+
+class _Differentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, *inputs):
+        y = _kernel(*inputs, keep=not inputs[1].requires_grad)
+        _save(ctx, inputs, y)
+        return y
+
+    backward = staticmethod(_gradients)
 
 
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
