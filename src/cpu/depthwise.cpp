@@ -77,7 +77,8 @@ void Weave(D d, const Shape& s, const T* HWY_RESTRICT x, const T* HWY_RESTRICT w
   const auto parameter = static_cast<T>(s.layer.after_parameter);
   const auto first = hn::Set(d, bias);
   const auto alphas = hn::Set(d, alpha);
-  const auto store = [&](auto a0, auto a1, auto a2, auto a3, T* HWY_RESTRICT at) {
+  const auto store = [&](auto a0, [[maybe_unused]] auto a1, [[maybe_unused]] auto a2, [[maybe_unused]] auto a3,
+                         T* HWY_RESTRICT at) {
     if (after != Activation::none) {
       a0 = Activate(d, a0, after, parameter, alphas);
       if constexpr (kPhases > 1) a1 = Activate(d, a1, after, parameter, alphas);
@@ -96,11 +97,11 @@ void Weave(D d, const Shape& s, const T* HWY_RESTRICT x, const T* HWY_RESTRICT w
     const T* HWY_RESTRICT weight = w;
     for (std::int64_t j = 0; j < taps; ++j, from -= s.offset_step, weight += kPhases) {
       const auto v = hn::LoadU(d, from), u = hn::LoadU(d, from + lanes);
-#define TCONV_TAP(r)                           \
-  if constexpr (kPhases > r) {                 \
-    const auto factor = hn::Set(d, weight[r]); \
-    a##r = AddTap(v, factor, a##r);            \
-    b##r = AddTap(u, factor, b##r);            \
+#define TCONV_TAP(r)                             \
+  if constexpr (kPhases > (r)) {                 \
+    const auto factor = hn::Set(d, weight[(r)]); \
+    a##r = AddTap(v, factor, a##r);              \
+    b##r = AddTap(u, factor, b##r);              \
   }
       TCONV_TAP(0)
       TCONV_TAP(1)

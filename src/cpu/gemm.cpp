@@ -86,6 +86,12 @@ inline std::int64_t staged_pitch(const Shape& s, std::int64_t tile) {
   return pitch % 256 == 0 ? pitch + 16 : pitch;
 }
 
+// A thread's memory: x staged, sums as they are and as storage holds them, biases and alphas.
+inline std::int64_t tile_bytes(const Shape& s, std::int64_t tile, std::int64_t sum_bytes) {
+  constexpr std::int64_t kParts = 5, kAlign = 64;
+  return (s.in * staged_pitch(s, tile) + 2 * (kChunk + 1) * kPanel + 2 * kPanel) * sum_bytes + kParts * kAlign;
+}
+
 }  // namespace tconv::cpu::gemm
 #endif
 
@@ -189,8 +195,8 @@ void Multiply(D d, Fetches& fetches, const T* HWY_RESTRICT w, std::int64_t width
       const auto w0 = hn::LoadU(d, w);
       const auto w1 = NV > 1 ? hn::LoadU(d, w + lanes) : w0;
 #define TCONV_MULTIPLY(c)                                         \
-  if constexpr (c < C) {                                          \
-    const auto v = hn::Set(d, at[c]);                             \
+  if constexpr ((c) < C) {                                        \
+    const auto v = hn::Set(d, at[(c)]);                           \
     a##c##_0 = AddProduct(w0, v, a##c##_0);                       \
     if constexpr (NV > 1) a##c##_1 = AddProduct(w1, v, a##c##_1); \
   }
@@ -199,9 +205,9 @@ void Multiply(D d, Fetches& fetches, const T* HWY_RESTRICT w, std::int64_t width
     }
   }
 #define TCONV_STORE(c)                                                        \
-  if constexpr (c < C) {                                                      \
-    hn::StoreU(a##c##_0, d, sums + c * kPanel);                               \
-    if constexpr (NV > 1) hn::StoreU(a##c##_1, d, sums + c * kPanel + lanes); \
+  if constexpr ((c) < C) {                                                    \
+    hn::StoreU(a##c##_0, d, sums + (c)*kPanel);                               \
+    if constexpr (NV > 1) hn::StoreU(a##c##_1, d, sums + (c)*kPanel + lanes); \
   }
   TCONV_EACH(TCONV_STORE)
 #undef TCONV_STORE
@@ -373,12 +379,6 @@ class Tile {
     alpha_ = take(kPanel);
   }
 
-  static std::int64_t bytes(const Shape& shape, std::int64_t tile) {
-    const auto size = static_cast<std::int64_t>(sizeof(T));
-    return round_up(shape.in * staged_pitch(shape, tile) * size, 64) + 2 * (kChunk + 1) * kPanel * size +
-           2 * kPanel * size + 4 * 64;
-  }
-
   // Columns from `first` on of one group, through panels [from, to). `next`: a tile that may come after it.
   void run(std::int64_t group, std::int64_t first, std::int64_t from, std::int64_t to, std::int64_t next) {
     const std::int64_t n = std::min(split_.tile, split_.columns - first);
@@ -541,18 +541,19 @@ class Tile {
     const auto next = [&](std::int64_t positions) {
       t += positions * stride, from += positions * kPanel, n -= positions;
     };
-    const auto partial = [&] {
-      for (std::int64_t g = 0; g < together; ++g) {
-        for (std::int64_t i = 0; i < run.n; ++i) {
-          if (t + i >= 0 && t + i < call_.out_length)
-            std::memcpy(y + g * call_.y_stride_c + t + i, from + g * run.n + i, sizeof(S));
+    const auto partial = [&](std::int64_t positions) {
+      for (std::int64_t p = 0; p < positions; ++p, next(1)) {
+        for (std::int64_t g = 0; g < together; ++g) {
+          for (std::int64_t i = 0; i < run.n; ++i) {
+            if (t + i >= 0 && t + i < call_.out_length)
+              std::memcpy(y + g * call_.y_stride_c + t + i, from + g * run.n + i, sizeof(S));
+          }
         }
       }
-      next(1);
     };
-    while (n > 0 && t < 0) partial();
+    if (t < 0) partial(std::min(n, (-t + stride - 1) / stride));
     const std::int64_t room = call_.out_length - t - run.n;  // whole runs end inside y
-    std::int64_t whole = n > 0 && room >= 0 ? std::min(n, room / stride + 1) : 0;
+    std::int64_t whole = room >= 0 ? std::min(n, room / stride + 1) : 0;
 #if HWY_TARGET != HWY_SCALAR
     if (together > 1) {
       const std::int64_t square = whole / together * together;
@@ -564,7 +565,7 @@ class Tile {
     for (std::int64_t g = 0; g < together; ++g)
       MoveRuns(from + g * run.n, y + g * call_.y_stride_c + t, whole, run.n, stride);
     next(whole);
-    while (n > 0) partial();
+    partial(n);
   }
 
   // Residues without a tap: the bias, activated.
@@ -614,7 +615,7 @@ class Tile {
 
 template <typename S>
 void RunTyped(const Shape& shape, const Split& split, const Call& call, int threads, std::byte* workspace) {
-  const std::int64_t each = round_up(Tile<S>::bytes(shape, split.tile), kPackedAlign);
+  const std::int64_t each = round_up(tile_bytes(shape, split.tile, sizeof(SumOf<S>)), kPackedAlign);
   parallel_for(threads, shape.layer.problem.groups * split.tiles * split.parts, [&](std::int64_t task, int thread) {
     const std::int64_t part = task % split.parts, tile = task / split.parts % split.tiles;
     Tile<S>(shape, split, call, workspace + thread * each)
@@ -762,7 +763,7 @@ Split split_of(const Shape& s, const Extent& extent, int threads) {
   split.tiles = (split.columns + split.tile - 1) / split.tile;
   if (threads > 1) {
     // Four tasks a thread even out what else runs on its core: smaller tiles first, then parts of the rows.
-    const std::int64_t wanted = (4 * threads + s.layer.problem.groups - 1) / s.layer.problem.groups;
+    const std::int64_t wanted = (std::int64_t{4} * threads + s.layer.problem.groups - 1) / s.layer.problem.groups;
     while (split.tiles < wanted && split.tile > 2 * gemm::kChunk) {
       split.tile = gemm::round_up(split.tile / 2, gemm::kChunk);
       split.tiles = (split.columns + split.tile - 1) / split.tile;
@@ -782,9 +783,7 @@ class Gemm final : public Kernel {
   void pack(const Pack& call, int threads) const override { HWY_DYNAMIC_DISPATCH(GemmPack)(shape_, call, threads); }
   [[nodiscard]] std::int64_t workspace_bytes(const Extent& extent) const override {
     const Split split = split_of(shape_, extent, 1);
-    const std::int64_t size = sum_bytes(shape_.layer.problem.arithmetic);
-    return gemm::round_up(shape_.in * gemm::staged_pitch(shape_, split.tile) * size, 64) +
-           2 * (gemm::kChunk + 1) * gemm::kPanel * size + 2 * gemm::kPanel * size + 4 * 64;
+    return gemm::tile_bytes(shape_, split.tile, sum_bytes(shape_.layer.problem.arithmetic));
   }
   void run(const Call& call, int threads, std::byte* workspace) const override {
     const Split split = split_of(shape_, {.batch = call.batch, .length = call.length}, threads);

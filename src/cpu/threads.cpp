@@ -43,7 +43,7 @@ struct Job {
   // better not hold at a time, and the last tasks are taken singly, so that all threads end together.
   void work(int thread) {
     for (std::int64_t task = next.load(std::memory_order_relaxed); task < tasks;) {
-      const std::int64_t some = std::max<std::int64_t>(1, (tasks - task) / (2 * threads));
+      const std::int64_t some = std::max<std::int64_t>(1, (tasks - task) / 2 / threads);
       if (!next.compare_exchange_weak(task, task + some, std::memory_order_relaxed)) continue;
       for (const std::int64_t end = task + some; task < end; ++task) body(context, task, thread);
       task = next.load(std::memory_order_relaxed);
