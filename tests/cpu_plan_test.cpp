@@ -43,7 +43,7 @@ std::uint64_t fresh_seed() {
 
 template <typename Body>
 void on_every_instruction_set(Body body) {
-  const std::vector<std::string> sets = instruction_sets();
+  static const std::vector<std::string> sets = instruction_sets();  // before one of them is chosen
   ASSERT_FALSE(sets.empty());
   for (const std::string& set : sets) {
     use_instruction_set(set);
