@@ -41,12 +41,19 @@ std::uint64_t fresh_seed() {
   return seed;
 }
 
+// As they are before one of them is chosen.
+const std::vector<std::string>& all_instruction_sets() {
+  static const std::vector<std::string> sets = instruction_sets();
+  return sets;
+}
+
 template <typename Body>
 void on_every_instruction_set(Body body) {
-  const std::vector<std::string> sets = instruction_sets();
+  const std::vector<std::string>& sets = all_instruction_sets();
   ASSERT_FALSE(sets.empty());
   for (const std::string& set : sets) {
     use_instruction_set(set);
+    ASSERT_EQ(instruction_sets(), std::vector<std::string>{set});
     SCOPED_TRACE(set);
     body(set);
     if (testing::Test::HasFatalFailure()) break;

@@ -46,7 +46,8 @@ class Plan {
   std::unique_ptr<Kernel> kernel_;
 };
 
-// What this machine's kernels are compiled for and can run, best first: "AVX3", "AVX2", ...
+// What this machine's kernels are compiled for and can run, best first: "AVX3", "AVX2", ...; after use_instruction_set
+// that one alone.
 [[nodiscard]] std::vector<std::string> instruction_sets();
 // Runs one of them from now on instead of the best, for tests. Not while a plan runs. Throws Error(usage).
 void use_instruction_set(std::string_view name);
