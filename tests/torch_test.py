@@ -384,7 +384,8 @@ class Tensors(Case):
         torch.testing.assert_close(torch.func.vmap(drop_in.conv_transpose1d, (0, None))(x, w),
                                    torch.func.vmap(F.conv_transpose1d, (0, None))(x, w))
         for f in (torch.func.jvp, torch.autograd.functional.jvp):
-            ours, theirs = (f(lambda x: g(x, w), (x[0],), (x[1],)) for g in (drop_in.conv_transpose1d, F.conv_transpose1d))
+            ours, theirs = (f(lambda x: g(x, w), (x[0],), (x[1],))
+                            for g in (drop_in.conv_transpose1d, F.conv_transpose1d))
             torch.testing.assert_close(ours, theirs)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -841,8 +842,8 @@ class Replace(Case):
 
     def test_training_goes_on(self):
         torch.manual_seed(9)
-        models = [nn.Sequential(parametrizations.weight_norm(nn.ConvTranspose1d(4, 4, 4, 2)), nn.ConvTranspose1d(4, 1, 3))
-                  for _ in range(2)]
+        models = [nn.Sequential(parametrizations.weight_norm(nn.ConvTranspose1d(4, 4, 4, 2)),
+                                nn.ConvTranspose1d(4, 1, 3)) for _ in range(2)]
         models[1].load_state_dict(models[0].state_dict())
         optimizers = [torch.optim.Adam(m.parameters(), 0.01) for m in models]
         drop_in.replace(models[0])
@@ -923,7 +924,7 @@ class Arrays(unittest.TestCase):
             tconv.conv_transpose1d(x, w, threads=0)
 
     def test_import_needs_neither_numpy_nor_torch(self):
-        program = ("import sys; sys.modules['numpy'] = sys.modules['torch'] = None; import tconv; print(tconv.version())")
+        program = "import sys; sys.modules.update(numpy=None, torch=None); import tconv; print(tconv.version())"
         result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True,
                                 env=os.environ | {"PYTHONPATH": str(ROOT / "python")}, timeout=60)
         self.assertEqual(result.stdout.strip(), tconv.version())

@@ -133,7 +133,7 @@ class Plan:
         _check(_lib.tconv_plan_run(self._plan, ctypes.byref(call), ctypes.byref(how)))
 
     def launch(self, how, *call, _pack=_run_fields.pack, _size=ctypes.sizeof(_Run), _run=_launch):
-        """run() with every argument given and flat: how(), then the members of struct tconv_run in order, 0 for NULL."""
+        """run() with every argument given: how(), then the members of struct tconv_run in order, 0 for NULL."""
         status = _run(self._plan, _pack(_size, *call), how)
         if status:
             _check(status)

@@ -1,5 +1,5 @@
-"""Plans and packed weights of torch tensors: made once, found again by the tensor's identity, and never used for another
-tensor or an older value of the same one."""
+"""Plans and packed weights of torch tensors: made once, found again by the tensor's identity, and never used for
+another tensor or an older value of the same one."""
 
 import ctypes
 import threading
@@ -17,7 +17,7 @@ _weights = {}  # id(tensor) -> _Weight
 
 
 def plan(*problem):
-    """The Plan of (c_in, c_out, kernel, stride, padding, output_padding, dilation, groups, arithmetic, bias, device)."""
+    """The Plan of c_in, c_out, kernel, stride, padding, output_padding, dilation, groups, arithmetic, bias, device."""
     found = _plans.get(problem)
     if found is None:
         with _lock:

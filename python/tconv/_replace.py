@@ -45,7 +45,7 @@ def refusal(module, ours):
         if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
             return f"its weights are of a tensor subclass, {type(tensor).__name__}"
         if tensor.dtype not in _DTYPES:
-            return f"dtype {tensor.dtype}".replace("torch.", "") + ", the engine has float32, float64, float16, bfloat16"
+            return f"of {tensor.dtype}, the engine has float32, float64, float16 and bfloat16"
         if tensor.device.type not in ("cpu", "cuda", "meta"):
             return f"on {tensor.device}, the engine has CPUs and CUDA GPUs"
     return None

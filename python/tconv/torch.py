@@ -19,9 +19,9 @@ PyTorch's convolutions would (torch.backends.cudnn.allow_tf32).
 Weights are packed once and found again by the tensor's identity, memory and version, so whatever PyTorch counts as a
 change is followed: optimizer steps, in-place operations, load_state_dict, assignments to .data. Changes it does not
 count (in place through weight.data, a NumPy array or a raw pointer) are noticed on the CPU where they alter the first
-4096 bytes; after others call clear_cache(). Every call packs anew where it differentiates by the weight, and where the weight was
-made under torch.inference_mode, which gives it no version. A CUDA graph packs in the graph: its replays follow the
-weight.
+4096 bytes; after others call clear_cache(). Every call packs anew where it differentiates by the
+weight, and where the weight was made under torch.inference_mode, which gives it no version. A CUDA graph packs in the
+graph: its replays follow the weight.
 """
 
 import torch
@@ -167,8 +167,8 @@ def _served(input, weight, bias, stride, padding, output_padding, groups, dilati
         return False
     tensors = (input, weight) if bias is None else (input, weight, bias)
     for tensor in tensors:
-        if (not isinstance(tensor, torch.Tensor) or tensor.dtype is not input.dtype or tensor.layout is not torch.strided
-                or tensor.device != input.device):
+        if not isinstance(tensor, torch.Tensor) or tensor.dtype is not input.dtype or tensor.device != input.device \
+                or tensor.layout is not torch.strided:
             return False
     if input.dtype not in _ARITHMETIC or input.device.type not in ("cpu", "cuda"):
         return False
@@ -329,8 +329,8 @@ class ConvTranspose1d(torch.nn.ConvTranspose1d):
 
 
 def replace(model, *, fold_weight_norm=False):
-    """Makes every eligible nn.ConvTranspose1d of a model (the model itself, too) a ConvTranspose1d, in place: the objects
-    stay, with their parameters, hooks, names and parametrizations. Returns a Report: print it.
+    """Makes every eligible nn.ConvTranspose1d of a model (the model itself, too) a ConvTranspose1d, in place: the
+    objects stay, with their parameters, hooks, names and parametrizations. Returns a Report: print it.
 
     A layer with weight_norm (either kind) keeps it and computes its weight in every call, as before. With
     fold_weight_norm, layers in eval mode get their weight as one parameter, for good: in place of the model's own
