@@ -77,7 +77,8 @@ def main():
         print(f"{name:34}{value:10.2f}" + (f"{graded[name]:16.2f}" if name in graded else ""))
     print(f"tconv.torch over the C ABI: {over} us (bar: {BAR:.0f})")
     result = {"date": datetime.date.today().isoformat(), "python": platform.python_version(),
-              "torch": torch.__version__, "tconv": tconv.version(), "machine": platform.machine(), "layer": "b1_i1_o1_l4_k2_f32_bias",
+              "torch": torch.__version__, "tconv": tconv.version(), "machine": platform.machine(),
+              "layer": "b1_i1_o1_l4_k2_f32_bias",
               "microseconds": {"no_grad": plain, "with gradients": graded}, "over_the_c_abi": over, "bar": BAR}
     arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return int(over >= BAR)

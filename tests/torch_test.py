@@ -50,6 +50,7 @@ from torch.testing._internal.common_methods_invocations import op_db  # noqa: E4
 import tconv  # noqa: E402
 import tconv.torch as drop_in  # noqa: E402
 
+torch.set_num_threads(1)  # PyTorch's own threads wait by spinning, which a busy machine makes slow
 OPERATOR = torch.ops.tconv.conv_transpose1d.default
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 SEED = int(os.environ.get("TCONV_SEED", random.SystemRandom().randrange(2**32)))
@@ -110,6 +111,17 @@ class SampleInputs(Case):
             with self.subTest(sample=sample):
                 self.assertTrue(torch.autograd.gradcheck(run, tensors))
                 self.assertTrue(torch.autograd.gradgradcheck(run, tensors))
+
+    def test_gradient_where_pytorchs_own_is_wrong(self):
+        """Dilation, and a padding of 15 or more: its float32 is tens away from its float64 on some processors."""
+        numbers = (3, 17, 2, 1, 3)
+        x, w = whole(3, 5, 40), whole(5, 17, 9)
+        gradients = []
+        for f, dtype in ((drop_in.conv_transpose1d, torch.float32), (F.conv_transpose1d, torch.float64)):
+            leaves = [t.to(dtype).requires_grad_() for t in (x, w)]
+            gradients.append(torch.autograd.grad(f(*leaves, None, *numbers).square().sum(), leaves))
+        for ours, exact in zip(*gradients):
+            self.assert_same(ours.double(), exact)
 
     def test_gradients_of_rare_arguments(self):
         cases = (((2, 4, 3), (4, 3, 2), 6, dict(stride=2, padding=1, output_padding=3, groups=2, dilation=4)),
@@ -176,7 +188,13 @@ class Random(Case):
         with torch.no_grad():  # the same without the autograd kernel, from packed weights
             again = drop_in.conv_transpose1d(*tensors, *((None,) if not bias else ()), *numbers)
         self.assert_same(again, ours[0])
-        theirs, _ = through(F.conv_transpose1d, tensors, upstream)
+
+        def cropped(x, w, b, stride, padding, *numbers):
+            """PyTorch's own, without the padding that makes its gradient wrong where it dilates."""
+            y = F.conv_transpose1d(x, w, b, stride, 0, *numbers)
+            return y[:, :, padding:y.shape[2] - padding]
+
+        theirs, _ = through(cropped if dilation > 1 else F.conv_transpose1d, tensors, upstream)
         for gradient, own in zip(ours[1:], theirs[1:]):
             self.assert_same(gradient, own)  # PyTorch's own operator computes them
         x, w = tensors[:2]
@@ -473,17 +491,16 @@ class Cache(Case):
         self.check(square)
 
     def test_data_in_reused_memory(self):
-        hits = 0
-        for _ in range(50):
-            self.w.data = self.changed()
+        """A buffer stands for memory that was freed and given out again: same address, other storage."""
+        buffer = bytearray(self.w.numel() * 4)
+        seen = set()
+        for _ in range(3):
+            self.w.data = torch.frombuffer(buffer, dtype=torch.float32).view(self.w.shape)
+            seen.add((self.w.data_ptr(), self.w._version))
             self.check()
-            pointer, other = self.w.data_ptr(), self.changed()
-            self.w.data = torch.zeros(16, 16, 9)  # the memory at `pointer` is free now
-            new = torch.empty(16, 16, 9)
-            hits += new.data_ptr() == pointer
-            self.w.data = new.copy_(other)
-            self.check()
-        self.assertGreater(hits, 0, "no memory was reused")
+            self.w.data = torch.zeros(16, 16, 9)
+            torch.frombuffer(buffer, dtype=torch.float32)[-100:] += 1
+        self.assertEqual(len(seen), 1)
 
     def test_changes_that_pytorch_does_not_count(self):
         self.w.data[0, 0] += 1

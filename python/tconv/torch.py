@@ -19,9 +19,9 @@ PyTorch's convolutions would (torch.backends.cudnn.allow_tf32).
 Weights are packed once and found again by the tensor's identity, memory and version, so whatever PyTorch counts as a
 change is followed: optimizer steps, in-place operations, load_state_dict, assignments to .data. Changes it does not
 count (in place through weight.data, a NumPy array or a raw pointer) are noticed on the CPU where they alter the first
-4096 bytes; after others call clear_cache(). Every call packs anew where it differentiates by the
-weight, and where the weight was made under torch.inference_mode, which gives it no version. A CUDA graph packs in the
-graph: its replays follow the weight.
+4096 bytes; after others call clear_cache(). Every call packs anew where it differentiates by the weight, and where the
+weight was made under torch.inference_mode, which gives it no version. A CUDA graph packs in the graph: its replays
+follow the weight.
 """
 
 import torch
@@ -214,7 +214,8 @@ else:
 _library = torch.library.Library("tconv", "DEF")
 _library.define("conv_transpose1d(Tensor input, Tensor weight, Tensor? bias=None, SymInt stride=1, SymInt padding=0, "
                 "SymInt output_padding=0, SymInt groups=1, SymInt dilation=1) -> Tensor",
-                tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
+                # Any strides will do; early releases of PyTorch have no tag to say so.
+                tags=[torch.Tag.pt2_compliant_tag, *filter(None, [getattr(torch.Tag, "flexible_layout", None)])])
 _operator = torch.ops.tconv.conv_transpose1d.default
 
 
@@ -256,6 +257,9 @@ def _gradients(ctx, gradient):
     """By PyTorch's own operator, which has a derivative itself."""
     input, weight = ctx.saved_tensors
     stride, padding, output_padding, groups, dilation = ctx.numbers
+    if gradient.is_cpu and dilation > 1 and padding > 0:
+        # The weight's gradient is wrong from a padding of 15 on (torch 2.13, x86). The zeros say the same.
+        gradient, padding = torch.nn.functional.pad(gradient, (padding, padding)), 0
     gradients = torch.ops.aten.convolution_backward(
         gradient, input, weight, ctx.bias_shape, [stride], [padding], [dilation], True, [output_padding], groups,
         [*ctx.needs_input_grad[:2], ctx.bias_shape is not None and ctx.needs_input_grad[2]])
