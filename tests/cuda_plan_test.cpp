@@ -25,7 +25,7 @@ TEST(ChooseSolver, SaysWhyOthersWerePassedOver) {
   EXPECT_EQ(choice.solver, &kDirect);
   ASSERT_FALSE(choice.schedules.empty());
   EXPECT_EQ(choice.passed_over.size(), 2u);
-  for (const PassedOver& passed : choice.passed_over) EXPECT_FALSE(passed.why.empty()) << passed.solver;
+  for (const plan::PassedOver& passed : choice.passed_over) EXPECT_FALSE(passed.why.empty()) << passed.solver;
 }
 
 TEST(ChooseSolver, EveryArithmeticIsServed) {

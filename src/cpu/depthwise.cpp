@@ -17,7 +17,6 @@
 
 #include "cpu/solver.hpp"
 #include "cpu/threads.hpp"
-#include "problem/phases.hpp"
 
 #ifndef TCONV_CPU_DEPTHWISE_ONCE
 #define TCONV_CPU_DEPTHWISE_ONCE
@@ -35,18 +34,16 @@ struct Tap {
 
 struct Shape {
   Layer layer;
-  std::int64_t out = 0;  // channels of a group
-  std::int64_t span = 0;
-  std::int64_t first_input = 0;
-  std::int64_t first_position = 0;
-  std::vector<std::vector<Tap>> taps;  // by residue
+  Window window;
+  std::int64_t out = 0;                     // channels of a group
+  std::vector<std::vector<Tap>> taps = {};  // by residue
   // Where all residues read the same offsets, at most kWoven of them: so many taps, the first at this offset, each next
   // one a step lower; weights are packed tap by tap then, and in w's own order otherwise. 0 taps: they do not.
   std::int64_t taps_alike = 0;
   std::int64_t first_offset = 0, offset_step = 0;
 };
 
-inline std::int64_t staged(const Shape& s) { return kChunk + s.span + kSlack; }
+inline std::int64_t staged(const Shape& s) { return kChunk + s.window.span + kSlack; }
 inline std::int64_t line(const Shape& s) { return (kChunk + kSlack) * s.layer.problem.stride; }
 
 }  // namespace tconv::cpu::depthwise
@@ -57,17 +54,8 @@ namespace tconv::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 using namespace depthwise;  // NOLINT(google-build-using-namespace)
 
-template <class V>
-HWY_INLINE V AddTap(V a, V b, V sum) {
-  if constexpr (hwy::IsFloat<hn::TFromV<V>>()) {
-    return hn::MulAdd(a, b, sum);
-  } else {
-    return hn::Add(sum, hn::Mul(a, b));
-  }
-}
-
-// kPhases residues that read the same offsets, woven: n positions, whole vectors of them. Several vectors at a time
-// share a weight's broadcast.
+// kPhases residues that read the same offsets, woven: n positions, whole pairs of vectors of them, which share a
+// weight's broadcast.
 template <int kPhases, class D, typename T = hn::TFromD<D>>
 void Weave(D d, const Shape& s, const T* HWY_RESTRICT x, const T* HWY_RESTRICT w, T bias, T alpha, std::int64_t n,
            T* HWY_RESTRICT to) {
@@ -90,8 +78,7 @@ void Weave(D d, const Shape& s, const T* HWY_RESTRICT x, const T* HWY_RESTRICT w
     if constexpr (kPhases == 3) hn::StoreInterleaved3(a0, a1, a2, d, at);
     if constexpr (kPhases == 4) hn::StoreInterleaved4(a0, a1, a2, a3, d, at);
   };
-  std::int64_t i = 0;
-  for (; i + 2 * lanes <= n; i += 2 * lanes) {
+  for (std::int64_t i = 0; i < n; i += 2 * lanes) {
     auto a0 = first, a1 = first, a2 = first, a3 = first, b0 = first, b1 = first, b2 = first, b3 = first;
     const T* HWY_RESTRICT from = x + i + s.first_offset;
     const T* HWY_RESTRICT weight = w;
@@ -100,8 +87,8 @@ void Weave(D d, const Shape& s, const T* HWY_RESTRICT x, const T* HWY_RESTRICT w
 #define TCONV_TAP(r)                             \
   if constexpr (kPhases > (r)) {                 \
     const auto factor = hn::Set(d, weight[(r)]); \
-    a##r = AddTap(v, factor, a##r);              \
-    b##r = AddTap(u, factor, b##r);              \
+    a##r = AddProduct(v, factor, a##r);          \
+    b##r = AddProduct(u, factor, b##r);          \
   }
       TCONV_TAP(0)
       TCONV_TAP(1)
@@ -111,19 +98,6 @@ void Weave(D d, const Shape& s, const T* HWY_RESTRICT x, const T* HWY_RESTRICT w
     }
     store(a0, a1, a2, a3, to + kPhases * i);
     store(b0, b1, b2, b3, to + kPhases * (i + lanes));
-  }
-  if (i < n) {
-    auto a0 = first, a1 = first, a2 = first, a3 = first;
-    const T* HWY_RESTRICT from = x + i + s.first_offset;
-    const T* HWY_RESTRICT weight = w;
-    for (std::int64_t j = 0; j < taps; ++j, from -= s.offset_step, weight += kPhases) {
-      const auto v = hn::LoadU(d, from);
-      a0 = AddTap(v, hn::Set(d, weight[0]), a0);
-      if constexpr (kPhases > 1) a1 = AddTap(v, hn::Set(d, weight[1]), a1);
-      if constexpr (kPhases > 2) a2 = AddTap(v, hn::Set(d, weight[2]), a2);
-      if constexpr (kPhases > 3) a3 = AddTap(v, hn::Set(d, weight[3]), a3);
-    }
-    store(a0, a1, a2, a3, to + kPhases * i);
   }
 }
 
@@ -137,7 +111,7 @@ void Scatter(D d, const Shape& s, const T* HWY_RESTRICT x, const T* HWY_RESTRICT
   for (std::size_t r = 0; r < s.taps.size(); ++r) {
     for (std::int64_t i = 0; i < n; i += lanes) {
       auto sum = hn::Set(d, bias);
-      for (const Tap& tap : s.taps[r]) sum = AddTap(hn::LoadU(d, x + i + tap.offset), hn::Set(d, w[tap.k]), sum);
+      for (const Tap& tap : s.taps[r]) sum = AddProduct(hn::LoadU(d, x + i + tap.offset), hn::Set(d, w[tap.k]), sum);
       sum = Activate(d, sum, s.layer.after, static_cast<T>(s.layer.after_parameter), hn::Set(d, alpha));
       hn::StoreU(sum, d, phase);
       T* at = to + i * stride + static_cast<std::int64_t>(r);
@@ -160,9 +134,9 @@ void ChunkOf(const Shape& s, const Call& call, std::int64_t batch, std::int64_t 
   // x under the chunk, read in place where nothing has to be done to it.
   const std::int64_t in_channel = channel / s.out;
   const S* row = static_cast<const S*>(call.x) + batch * call.x_stride_b + in_channel * call.x_stride_c;
-  const std::int64_t whole = (positions + lanes - 1) / lanes * lanes;  // what vectors compute
-  const std::int64_t sample = s.first_input + from;
-  const std::int64_t width = whole + s.span;
+  const std::int64_t whole = round_up(positions, 2 * lanes);  // what pairs of vectors compute
+  const std::int64_t sample = s.window.first_input + from;
+  const std::int64_t width = whole + s.window.span;
   const T* x = x_staged;
   bool in_place = false;
   if constexpr (std::is_same_v<S, T>) {
@@ -177,14 +151,13 @@ void ChunkOf(const Shape& s, const Call& call, std::int64_t batch, std::int64_t 
     std::memset(x_staged, 0, static_cast<std::size_t>(begin) * sizeof(T));
     if (end > begin)
       LoadRow(row + (sample + begin) * call.x_stride_t, call.x_stride_t, end - begin, x_staged + begin, s.layer.before,
-              static_cast<T>(s.layer.before_parameter),
-              call.x_alpha != nullptr ? static_cast<const T*>(call.x_alpha)[in_channel] : T{0});
+              static_cast<T>(s.layer.before_parameter), AlphaOf<T>(call.x_alpha, in_channel));
     std::memset(x_staged + end, 0, static_cast<std::size_t>(width - end) * sizeof(T));
   }
 
   // Where the outputs [first, last) of these positions go; in place where vectors end inside them.
   S* y = static_cast<S*>(call.y) + batch * call.y_stride_b + channel * call.y_stride_c;
-  const std::int64_t t = (s.first_position + from) * p.stride - p.padding;
+  const std::int64_t t = (s.window.first_position + from) * p.stride - p.padding;
   const std::int64_t first = std::clamp<std::int64_t>(t, 0, call.out_length);
   const std::int64_t last = std::clamp<std::int64_t>(t + positions * p.stride, first, call.out_length);
   T* to = line_buffer;
@@ -196,10 +169,8 @@ void ChunkOf(const Shape& s, const Call& call, std::int64_t batch, std::int64_t 
     }
   }
 
-  T bias{0};
-  if (call.bias != nullptr)
-    LoadRow(static_cast<const S*>(call.bias) + channel, 1, 1, &bias, Activation::none, T{0}, T{0});
-  const T alpha = call.y_alpha != nullptr ? static_cast<const T*>(call.y_alpha)[channel] : T{0};
+  const T bias = BiasOf<S>(call, channel);
+  const T alpha = AlphaOf<T>(call.y_alpha, channel);
   const T* w = static_cast<const T*>(call.w) + channel * p.kernel;
   if (s.taps_alike > 0 && p.stride == 1) {
     Weave<1>(d, s, x, w, bias, alpha, whole, to);
@@ -213,19 +184,12 @@ void ChunkOf(const Shape& s, const Call& call, std::int64_t batch, std::int64_t 
     Scatter(d, s, x, w, bias, alpha, whole, to);
   }
   if (direct) return;
-  const S* from_line;
-  if constexpr (std::is_same_v<S, T>) {
-    from_line = line_buffer;
-  } else {
-    Narrow(line_buffer, whole * p.stride, narrow);
-    from_line = narrow;
-  }
+  const S* from_line = Narrow(line_buffer, whole * p.stride, narrow);
   std::memcpy(y + first, from_line + (first - t), static_cast<std::size_t>(last - first) * sizeof(S));
 }
 
 template <typename S>
-void RunTyped(const Shape& s, const Call& call, std::int64_t positions, int threads, std::byte* workspace,
-              std::int64_t workspace_bytes) {
+void RunTyped(const Shape& s, const Call& call, std::int64_t positions, int threads, Workspace workspace) {
   const std::int64_t chunks = (positions + kChunk - 1) / kChunk;
   const std::int64_t units = call.batch * s.layer.problem.c_out * chunks;
   const std::int64_t outputs = std::min(positions, kChunk) * s.layer.problem.stride;
@@ -234,26 +198,14 @@ void RunTyped(const Shape& s, const Call& call, std::int64_t positions, int thre
     for (std::int64_t unit = task * each; unit < std::min(units, (task + 1) * each); ++unit) {
       const std::int64_t from = unit % chunks * kChunk, row = unit / chunks;
       ChunkOf<S>(s, call, row / s.layer.problem.c_out, row % s.layer.problem.c_out, from,
-                 std::min(kChunk, positions - from), workspace + thread * workspace_bytes);
+                 std::min(kChunk, positions - from), workspace.of(thread));
     }
   });
 }
 
-void DepthwiseRun(const Shape& s, const Call& call, std::int64_t positions, int threads, std::byte* workspace,
-                  std::int64_t workspace_bytes) {
-  switch (s.layer.problem.arithmetic) {
-    case Arithmetic::f32:
-    case Arithmetic::tf32:
-      return RunTyped<float>(s, call, positions, threads, workspace, workspace_bytes);
-    case Arithmetic::f16:
-      return RunTyped<hwy::float16_t>(s, call, positions, threads, workspace, workspace_bytes);
-    case Arithmetic::bf16:
-      return RunTyped<hwy::bfloat16_t>(s, call, positions, threads, workspace, workspace_bytes);
-    case Arithmetic::f64:
-      return RunTyped<double>(s, call, positions, threads, workspace, workspace_bytes);
-    case Arithmetic::i32:
-      return RunTyped<std::int32_t>(s, call, positions, threads, workspace, workspace_bytes);
-  }
+void DepthwiseRun(const Shape& s, const Call& call, int threads, Workspace workspace) {
+  WithStorage(s.layer.problem.arithmetic,
+              [&]<typename S>() { RunTyped<S>(s, call, s.window.positions(call.length), threads, workspace); });
 }
 
 template <typename S>
@@ -264,9 +216,7 @@ void PackTyped(const Shape& s, const Pack& call) {
   for (std::int64_t channel = 0; channel < p.c_out; ++channel) {
     const S* from =
         static_cast<const S*>(call.w) + channel / s.out * call.stride_in + channel % s.out * call.stride_out;
-    const auto move = [&](std::int64_t k) {
-      LoadRow(from + k * call.stride_k, 1, 1, to++, Activation::none, T{0}, T{0});
-    };
+    const auto move = [&](std::int64_t k) { LoadPlain(from + k * call.stride_k, 1, to++); };
     for (std::int64_t j = 0; j < s.taps_alike; ++j) {
       for (const std::vector<Tap>& taps : s.taps) move(taps[static_cast<std::size_t>(j)].k);
     }
@@ -275,19 +225,7 @@ void PackTyped(const Shape& s, const Pack& call) {
 }
 
 void DepthwisePack(const Shape& s, const Pack& call) {
-  switch (s.layer.problem.arithmetic) {
-    case Arithmetic::f32:
-    case Arithmetic::tf32:
-      return PackTyped<float>(s, call);
-    case Arithmetic::f16:
-      return PackTyped<hwy::float16_t>(s, call);
-    case Arithmetic::bf16:
-      return PackTyped<hwy::bfloat16_t>(s, call);
-    case Arithmetic::f64:
-      return PackTyped<double>(s, call);
-    case Arithmetic::i32:
-      return PackTyped<std::int32_t>(s, call);
-  }
+  WithStorage(s.layer.problem.arithmetic, [&]<typename S>() { PackTyped<S>(s, call); });
 }
 
 }  // namespace tconv::cpu::HWY_NAMESPACE
@@ -304,13 +242,8 @@ using depthwise::Shape;
 
 Shape shape_of(const Layer& layer) {
   const Problem& p = layer.problem;
-  const Phases phases(p);
-  Shape s;
-  s.layer = layer;
-  s.out = p.c_out / p.groups;
-  s.first_position = phases.first_position();
-  s.first_input = s.first_position + phases.min_offset();
-  s.span = phases.max_offset() - phases.min_offset();
+  Shape s{.layer = layer, .window = Window(p), .out = p.c_out / p.groups};
+  const Phases& phases = s.window.phases;
   for (std::int64_t r = 0; r < phases.count(); ++r) {
     const Phase phase = phases.phase(r);
     std::vector<depthwise::Tap>& taps = s.taps.emplace_back();
@@ -333,28 +266,22 @@ class Depthwise final : public Kernel {
   explicit Depthwise(const Layer& layer) : shape_(shape_of(layer)) {}
 
   [[nodiscard]] std::int64_t packed_bytes() const override {
-    return shape_.layer.problem.c_out * shape_.layer.problem.kernel * sum_bytes();
+    return shape_.layer.problem.c_out * shape_.layer.problem.kernel * sum_bytes(shape_.layer.problem.arithmetic);
   }
   void pack(const Pack& call, int) const override { HWY_DYNAMIC_DISPATCH(DepthwisePack)(shape_, call); }
   [[nodiscard]] std::int64_t workspace_bytes(const Extent&) const override {
-    return (depthwise::staged(shape_) + 2 * depthwise::line(shape_)) * sum_bytes();
+    return (depthwise::staged(shape_) + 2 * depthwise::line(shape_)) * sum_bytes(shape_.layer.problem.arithmetic);
   }
-  void run(const Call& call, int threads, std::byte* workspace) const override {
-    const std::int64_t each = (workspace_bytes({}) + kPackedAlign - 1) / kPackedAlign * kPackedAlign;
-    HWY_DYNAMIC_DISPATCH(DepthwiseRun)(shape_, call, positions(call.length), threads, workspace, each);
+  void run(const Call& call, int threads, Workspace workspace) const override {
+    HWY_DYNAMIC_DISPATCH(DepthwiseRun)(shape_, call, threads, workspace);
   }
   [[nodiscard]] std::string explain(const Extent& extent) const override {
     return fmt::format("{} rows of {} positions, {} phases woven{}", extent.batch * shape_.layer.problem.c_out,
-                       positions(extent.length), shape_.taps.size(),
+                       shape_.window.positions(extent.length), shape_.taps.size(),
                        shape_.taps_alike > 0 ? " in registers" : " in memory");
   }
 
  private:
-  [[nodiscard]] std::int64_t sum_bytes() const { return shape_.layer.problem.arithmetic == Arithmetic::f64 ? 8 : 4; }
-  [[nodiscard]] std::int64_t positions(std::int64_t length) const {
-    return Phases(shape_.layer.problem).last_position(length) - shape_.first_position + 1;
-  }
-
   Shape shape_;
 };
 

@@ -20,12 +20,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include "cpu/solver.hpp"
 #include "cpu/threads.hpp"
-#include "problem/phases.hpp"
 
 #ifndef TCONV_CPU_GEMM_ONCE
 #define TCONV_CPU_GEMM_ONCE
@@ -52,15 +50,13 @@ struct Bundle {
 
 struct Shape {
   Layer layer;
+  Window window;
   std::int64_t in = 0, out = 0;  // channels of a group
   std::int64_t k_step = 1;
-  std::int64_t span = 0;         // largest offset less smallest
-  std::int64_t first_input = 0;  // x's sample under the first position's smallest offset
-  std::int64_t first_position = 0;
-  std::vector<Bundle> bundles;
-  std::vector<std::int64_t> dead;  // residues without a tap
-  std::int64_t packed_group = 0;   // elements of a group's packed weights
-  std::int64_t panels = 0;         // of a group
+  std::vector<Bundle> bundles = {};
+  std::vector<std::int64_t> dead = {};  // residues without a tap
+  std::int64_t packed_group = 0;        // elements of a group's packed weights
+  std::int64_t panels = 0;              // of a group
 };
 
 // One call, split: `columns` are the positions of all batches in one row, each batch with `span` more behind it that
@@ -77,12 +73,10 @@ struct Split {
 // The last panel of a bundle may have few rows, and is packed narrower then.
 inline std::int64_t panel_width(std::int64_t rows) { return rows > 16 ? kPanel : rows > 8 ? 16 : 8; }
 
-inline std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
-
 // Rows of a staged tile are whole cache lines, and not a power of two of them: channels would share few of a cache's
 // sets.
 inline std::int64_t staged_pitch(const Shape& s, std::int64_t tile) {
-  const std::int64_t pitch = round_up(tile + s.span + 16, 16);
+  const std::int64_t pitch = round_up(tile + s.window.span + 16, 16);
   return pitch % 256 == 0 ? pitch + 16 : pitch;
 }
 
@@ -159,15 +153,6 @@ class Fetches {
   std::int64_t each_ = 0;
   std::int64_t at_ = 0;
 };
-
-template <class V>
-HWY_INLINE V AddProduct(V a, V b, V sum) {
-  if constexpr (hwy::IsFloat<hn::TFromV<V>>()) {
-    return hn::MulAdd(a, b, sum);
-  } else {
-    return hn::Add(sum, hn::Mul(a, b));
-  }
-}
 
 // A register tile: NV vectors of rows by C positions. The accumulators need names of their own, as vectors of a length
 // that is known at run time only cannot stand in an array. With 32 registers 24 of them are sums, with 16 only 12.
@@ -297,7 +282,7 @@ void MoveRuns(const S* HWY_RESTRICT from, S* HWY_RESTRICT to, std::int64_t count
 }
 
 // Runs of this many bytes that fill their channel's row are moved several channels at a time, transposed in registers.
-// 0: not worth it, or not here.
+// 1: alone, as it is not worth it or not done here.
 template <typename S>
 constexpr std::int64_t Together(std::int64_t n) {
   const std::int64_t bytes = n * static_cast<std::int64_t>(sizeof(S));
@@ -426,7 +411,7 @@ class Tile {
   // x under the tile from column `first` on, as far as one batch has it.
   Lines LinesIn(std::int64_t group, std::int64_t first) {
     if (first >= split_.columns || call_.x_stride_t != 1) return {};
-    const std::int64_t sample = std::max<std::int64_t>(shape_.first_input + first % split_.pitch, 0);
+    const std::int64_t sample = std::max<std::int64_t>(shape_.window.first_input + first % split_.pitch, 0);
     const auto size = static_cast<std::int64_t>(sizeof(S));
     const S* x = static_cast<const S*>(call_.x) + first / split_.pitch * call_.x_stride_b +
                  group * shape_.in * call_.x_stride_c + sample;
@@ -437,7 +422,7 @@ class Tile {
   Lines LinesOut(std::int64_t first, std::int64_t columns) {
     const std::int64_t stride = shape_.layer.problem.stride, at = first % split_.pitch;
     if (stride > kPanel || at >= split_.positions) return {};
-    const std::int64_t t = (shape_.first_position + at) * stride - shape_.layer.problem.padding;
+    const std::int64_t t = (shape_.window.first_position + at) * stride - shape_.layer.problem.padding;
     const std::int64_t begin = std::clamp<std::int64_t>(t, 0, call_.out_length);
     const std::int64_t end = std::clamp<std::int64_t>(t + columns * stride, begin, call_.out_length);
     const auto size = static_cast<std::int64_t>(sizeof(S));
@@ -449,19 +434,18 @@ class Tile {
   // x under n columns and the span behind them, zero where there is none.
   void Stage(std::int64_t group, std::int64_t first, std::int64_t n) {
     const S* x = static_cast<const S*>(call_.x);
-    const std::int64_t width = n + shape_.span;
+    const std::int64_t width = n + shape_.window.span;
     for (std::int64_t i = 0; i < shape_.in; ++i) {
       const std::int64_t channel = group * shape_.in + i;
       T* to = x_ + i * pitch_;
-      const T alpha = call_.x_alpha != nullptr ? static_cast<const T*>(call_.x_alpha)[channel] : T{0};
+      const T alpha = AlphaOf<T>(call_.x_alpha, channel);
       for (std::int64_t c = 0; c < width;) {
         const std::int64_t batch = (first + c) / split_.pitch, at = (first + c) % split_.pitch;
         const std::int64_t here = std::min(width - c, split_.pitch - at);
         // This batch's samples [begin, end) of the `here` from `sample` on.
-        const std::int64_t sample = shape_.first_input + at;
-        std::int64_t begin = std::clamp<std::int64_t>(-sample, 0, here);
-        std::int64_t end = std::clamp<std::int64_t>(call_.length - sample, begin, here);
-        if (batch >= call_.batch) begin = end = 0;
+        const std::int64_t sample = shape_.window.first_input + at;
+        const std::int64_t begin = std::clamp<std::int64_t>(-sample, 0, here);
+        const std::int64_t end = std::clamp<std::int64_t>(call_.length - sample, begin, here);
         std::memset(to + c, 0, static_cast<std::size_t>(begin) * sizeof(T));
         if (end > begin)
           LoadRow(x + batch * call_.x_stride_b + channel * call_.x_stride_c + (sample + begin) * call_.x_stride_t,
@@ -488,25 +472,27 @@ class Tile {
       } else {
         run_[runs_++] = {i, channel, residue, 1};
       }
-      bias_[i] = T{0};
-      if (call_.bias != nullptr) {
-        const S* bias = static_cast<const S*>(call_.bias) + channel;
-        LoadRow(bias, 1, 1, bias_ + i, Activation::none, T{0}, T{0});
-      }
-      alpha_[i] = call_.y_alpha != nullptr ? static_cast<const T*>(call_.y_alpha)[channel] : T{0};
+      bias_[i] = BiasOf<S>(call_, channel);
+      alpha_[i] = AlphaOf<T>(call_.y_alpha, channel);
     }
     std::fill(bias_ + rows, bias_ + kPanel, T{0});
     std::fill(alpha_ + rows, alpha_ + kPanel, T{1});
   }
 
-  void Finish(T* sums, std::int64_t columns, const T* alpha) {
+  // The sums of a chunk, activated and as storage holds them.
+  const S* Finish(std::int64_t columns) {
+    if (shape_.layer.after != Activation::none) ActivateSums(columns);
+    return Narrow(sums_, columns * kPanel, narrow_);
+  }
+
+  void ActivateSums(std::int64_t columns) {
     const hn::CappedTag<T, kPanel> d;
     const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
     const auto parameter = static_cast<T>(shape_.layer.after_parameter);
     for (std::int64_t row = 0; row < kPanel; row += lanes) {
-      const auto a = hn::LoadU(d, alpha + row);
+      const auto a = hn::LoadU(d, alpha_ + row);
       for (std::int64_t c = 0; c < columns; ++c) {
-        T* at = sums + c * kPanel + row;
+        T* at = sums_ + c * kPanel + row;
         hn::StoreU(Activate(d, hn::LoadU(d, at), shape_.layer.after, parameter, a), d, at);
       }
     }
@@ -514,19 +500,12 @@ class Tile {
 
   // The sums of a chunk, to y.
   void Store(std::int64_t first, std::int64_t columns) {
-    if (shape_.layer.after != Activation::none) Finish(sums_, columns, alpha_);
-    const S* from;
-    if constexpr (std::is_same_v<S, T>) {
-      from = sums_;
-    } else {
-      Narrow(sums_, columns * kPanel, narrow_);
-      from = narrow_;
-    }
+    const S* from = Finish(columns);
     EachBatch(first, columns, [&](std::int64_t batch, std::int64_t at, std::int64_t c, std::int64_t n) {
       for (std::int64_t r = 0; r < runs_;) {
         std::int64_t together = run_[r].n == shape_.layer.problem.stride ? Together<S>(run_[r].n) : 1;
         if (r + together > runs_ || run_[r + together - 1].n != run_[r].n) together = 1;
-        StoreRuns(from + c * kPanel + run_[r].row, run_[r], together, batch, shape_.first_position + at, n);
+        StoreRuns(from + c * kPanel + run_[r].row, run_[r], together, batch, shape_.window.first_position + at, n);
         r += together;
       }
     });
@@ -572,25 +551,13 @@ class Tile {
   void Dead(std::int64_t group, std::int64_t first, std::int64_t n) {
     const std::int64_t stride = shape_.layer.problem.stride, padding = shape_.layer.problem.padding;
     for (std::int64_t channel = group * shape_.out; channel < (group + 1) * shape_.out; ++channel) {
-      std::fill(sums_, sums_ + kPanel, T{0});
-      if (call_.bias != nullptr)
-        LoadRow(static_cast<const S*>(call_.bias) + channel, 1, 1, sums_, Activation::none, T{0}, T{0});
-      if (shape_.layer.after != Activation::none) {
-        std::fill(alpha_, alpha_ + kPanel,
-                  call_.y_alpha != nullptr ? static_cast<const T*>(call_.y_alpha)[channel] : T{1});
-        Finish(sums_, 1, alpha_);
-      }
-      S value;
-      if constexpr (std::is_same_v<S, T>) {
-        value = sums_[0];
-      } else {
-        Narrow(sums_, kPanel, narrow_);
-        value = narrow_[0];
-      }
+      std::fill(sums_, sums_ + kPanel, BiasOf<S>(call_, channel));
+      std::fill(alpha_, alpha_ + kPanel, AlphaOf<T>(call_.y_alpha, channel));
+      const S value = *Finish(1);
       EachBatch(first, n, [&](std::int64_t batch, std::int64_t at, std::int64_t, std::int64_t count) {
         S* y = static_cast<S*>(call_.y) + batch * call_.y_stride_b + channel * call_.y_stride_c;
         for (const std::int64_t residue : shape_.dead) {
-          std::int64_t t = (shape_.first_position + at) * stride + residue - padding;
+          std::int64_t t = (shape_.window.first_position + at) * stride + residue - padding;
           for (std::int64_t i = 0; i < count; ++i, t += stride) {
             if (t >= 0 && t < call_.out_length) std::memcpy(y + t, &value, sizeof(S));
           }
@@ -614,11 +581,10 @@ class Tile {
 };
 
 template <typename S>
-void RunTyped(const Shape& shape, const Split& split, const Call& call, int threads, std::byte* workspace) {
-  const std::int64_t each = round_up(tile_bytes(shape, split.tile, sizeof(SumOf<S>)), kPackedAlign);
+void RunTyped(const Shape& shape, const Split& split, const Call& call, int threads, Workspace workspace) {
   parallel_for(threads, shape.layer.problem.groups * split.tiles * split.parts, [&](std::int64_t task, int thread) {
     const std::int64_t part = task % split.parts, tile = task / split.parts % split.tiles;
-    Tile<S>(shape, split, call, workspace + thread * each)
+    Tile<S>(shape, split, call, workspace.of(thread))
         .run(task / split.parts / split.tiles, tile * split.tile, shape.panels * part / split.parts,
              shape.panels * (part + 1) / split.parts, (tile + 1) * split.tile);
   });
@@ -659,42 +625,19 @@ void PackTyped(const Shape& shape, const Pack& call, int threads) {
       const S* tap = w + (group * shape.in + in) * call.stride_in;
       for (std::int64_t j = 0; j < taps; ++j, to += width, tap += shape.k_step * call.stride_k) {
         for (std::int64_t i = 0; i < pieces; ++i) MoveRuns(tap + piece[i].from, row + piece[i].row, 1, piece[i].n, 0);
-        LoadRow(row, 1, width, to, Activation::none, T{0}, T{0});
+        LoadPlain(row, width, to);
       }
     }
   });
 }
 
-void GemmRun(const Shape& shape, const Split& split, const Call& call, int threads, std::byte* workspace) {
-  switch (shape.layer.problem.arithmetic) {
-    case Arithmetic::f32:
-    case Arithmetic::tf32:
-      return RunTyped<float>(shape, split, call, threads, workspace);
-    case Arithmetic::f16:
-      return RunTyped<hwy::float16_t>(shape, split, call, threads, workspace);
-    case Arithmetic::bf16:
-      return RunTyped<hwy::bfloat16_t>(shape, split, call, threads, workspace);
-    case Arithmetic::f64:
-      return RunTyped<double>(shape, split, call, threads, workspace);
-    case Arithmetic::i32:
-      return RunTyped<std::int32_t>(shape, split, call, threads, workspace);
-  }
+void GemmRun(const Shape& shape, const Split& split, const Call& call, int threads, Workspace workspace) {
+  WithStorage(shape.layer.problem.arithmetic,
+              [&]<typename S>() { RunTyped<S>(shape, split, call, threads, workspace); });
 }
 
 void GemmPack(const Shape& shape, const Pack& call, int threads) {
-  switch (shape.layer.problem.arithmetic) {
-    case Arithmetic::f32:
-    case Arithmetic::tf32:
-      return PackTyped<float>(shape, call, threads);
-    case Arithmetic::f16:
-      return PackTyped<hwy::float16_t>(shape, call, threads);
-    case Arithmetic::bf16:
-      return PackTyped<hwy::bfloat16_t>(shape, call, threads);
-    case Arithmetic::f64:
-      return PackTyped<double>(shape, call, threads);
-    case Arithmetic::i32:
-      return PackTyped<std::int32_t>(shape, call, threads);
-  }
+  WithStorage(shape.layer.problem.arithmetic, [&]<typename S>() { PackTyped<S>(shape, call, threads); });
 }
 
 }  // namespace tconv::cpu::HWY_NAMESPACE
@@ -711,18 +654,10 @@ using gemm::Bundle;
 using gemm::Shape;
 using gemm::Split;
 
-std::int64_t sum_bytes(Arithmetic arithmetic) { return arithmetic == Arithmetic::f64 ? 8 : 4; }
-
 Shape shape_of(const Layer& layer) {
   const Problem& p = layer.problem;
-  const Phases phases(p);
-  Shape s;
-  s.layer = layer;
-  s.in = p.c_in / p.groups;
-  s.out = p.c_out / p.groups;
-  s.first_position = phases.first_position();
-  s.first_input = s.first_position + phases.min_offset();
-  s.span = phases.max_offset() - phases.min_offset();
+  Shape s{.layer = layer, .window = Window(p), .in = p.c_in / p.groups, .out = p.c_out / p.groups};
+  const Phases& phases = s.window.phases;
   for (std::int64_t r = 0; r < phases.count(); ++r) {
     const Phase phase = phases.phase(r);
     if (phase.dead()) {
@@ -753,19 +688,18 @@ Shape shape_of(const Layer& layer) {
 }
 
 Split split_of(const Shape& s, const Extent& extent, int threads) {
-  const Phases phases(s.layer.problem);
   Split split;
-  split.positions = phases.last_position(extent.length) - s.first_position + 1;
-  split.pitch = split.positions + s.span;
-  split.columns = extent.batch * split.pitch - s.span;
-  const std::int64_t fits = gemm::kStaged / (s.in * sum_bytes(s.layer.problem.arithmetic)) - s.span;
+  split.positions = s.window.positions(extent.length);
+  split.pitch = split.positions + s.window.span;
+  split.columns = extent.batch * split.pitch - s.window.span;
+  const std::int64_t fits = gemm::kStaged / (s.in * sum_bytes(s.layer.problem.arithmetic)) - s.window.span;
   split.tile = std::clamp(fits / gemm::kChunk * gemm::kChunk, gemm::kChunk, gemm::kMaxTile);
   split.tiles = (split.columns + split.tile - 1) / split.tile;
   if (threads > 1) {
     // Four tasks a thread even out what else runs on its core: smaller tiles first, then parts of the rows.
     const std::int64_t wanted = (std::int64_t{4} * threads + s.layer.problem.groups - 1) / s.layer.problem.groups;
     while (split.tiles < wanted && split.tile > 2 * gemm::kChunk) {
-      split.tile = gemm::round_up(split.tile / 2, gemm::kChunk);
+      split.tile = round_up(split.tile / 2, gemm::kChunk);
       split.tiles = (split.columns + split.tile - 1) / split.tile;
     }
     split.parts = std::clamp<std::int64_t>((wanted + split.tiles - 1) / split.tiles, 1, s.panels);
@@ -785,7 +719,7 @@ class Gemm final : public Kernel {
     const Split split = split_of(shape_, extent, 1);
     return gemm::tile_bytes(shape_, split.tile, sum_bytes(shape_.layer.problem.arithmetic));
   }
-  void run(const Call& call, int threads, std::byte* workspace) const override {
+  void run(const Call& call, int threads, Workspace workspace) const override {
     const Split split = split_of(shape_, {.batch = call.batch, .length = call.length}, threads);
     HWY_DYNAMIC_DISPATCH(GemmRun)(shape_, split, call, threads, workspace);
   }

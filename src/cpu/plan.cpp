@@ -17,19 +17,10 @@
 namespace tconv::cpu {
 namespace {
 
-const Solver& solver_named(std::string_view name) {
-  std::string names;
-  for (const Solver* solver : solvers()) {
-    if (solver->name == name) return *solver;
-    names += (names.empty() ? "" : ", ") + std::string(solver->name);
-  }
-  throw Error(Exit::usage, "solver", "has no such name on the CPU", "one of: " + names);
-}
-
 // A thread's calls reuse their memory; it grows to the largest and goes with the thread.
-class Workspace {
+class Memory {
  public:
-  ~Workspace() { release(); }
+  ~Memory() { release(); }
   std::byte* take(std::int64_t bytes) {
     if (bytes > bytes_) {
       release();
@@ -103,20 +94,14 @@ void require_rows_apart(Dimension inner, Dimension outer, std::int64_t row) {
 
 Plan::Plan(const Layer& layer, std::string_view solver) : layer_(layer) {
   if (const std::optional<Refusal> no = refuse(layer)) throw Error(Exit::unsupported, "layer", no->what, no->rule);
-  const Solver* forced = solver.empty() ? nullptr : &solver_named(solver);
-  for (const Solver* one : solvers()) {
-    if (forced != nullptr && one != forced) {
-      passed_over_.push_back({one->name, fmt::format("'{}' was asked for", solver)});
-    } else if (std::optional<std::string> why = one->refuse(layer)) {
-      passed_over_.push_back({one->name, std::move(*why)});
-    } else {
-      solver_ = one;
-      break;
-    }
-  }
+  plan::Chosen<Solver> chosen =
+      plan::choose(solvers(), solver, " on the CPU", [&](const Solver& one) { return one.refuse(layer); });
+  solver_ = chosen.solver;
+  passed_over_ = std::move(chosen.passed_over);
   if (solver_ == nullptr) {
-    const PassedOver& why =
-        forced == nullptr ? passed_over_.back() : *std::ranges::find(passed_over_, forced->name, &PassedOver::solver);
+    const plan::PassedOver& why =
+        chosen.forced == nullptr ? passed_over_.back()
+                                 : *std::ranges::find(passed_over_, chosen.forced->name, &plan::PassedOver::solver);
     throw Error(Exit::unsupported, "CPU", "no solver serves the layer", fmt::format("{}: {}", why.solver, why.why));
   }
   kernel_ = solver_->make(layer);
@@ -127,14 +112,13 @@ std::string Plan::explain(const Extent& extent) const {
   std::string out =
       fmt::format("{} on the CPU, {}\n  {}\n  {:.0f} KiB a thread\n", solver().name, instruction_sets().front(),
                   kernel_->explain(extent), static_cast<double>(workspace_bytes(extent)) / 1024);
-  for (const PassedOver& passed : passed_over_) out += fmt::format("not {}: {}\n", passed.solver, passed.why);
+  for (const plan::PassedOver& passed : passed_over_) out += fmt::format("not {}: {}\n", passed.solver, passed.why);
   return out;
 }
 
 void Plan::pack(const Pack& call, int threads) const {
   require_threads(threads);
-  if (call.w == nullptr || call.packed == nullptr)
-    throw Error(Exit::usage, "pack", "a pointer is null", "the weights and the packed buffer");
+  plan::require_pack(call);
   require_aligned(call.packed);
   const Problem& p = problem();
   const Bytes w = bytes_of("pack", "w", call.w,
@@ -146,18 +130,8 @@ void Plan::pack(const Pack& call, int threads) const {
 
 void Plan::run(const Call& call, int threads) const {
   const Problem& p = problem();
-  const Extent extent{.batch = call.batch, .length = call.length};
   require_threads(threads);
-  require_valid(p, extent);
-  if (const std::int64_t due = out_length(p, extent.length); call.out_length != due)
-    throw Error(Exit::usage, "run", fmt::format("an output length of {} is given", call.out_length),
-                fmt::format("{} inputs make {}", extent.length, due));
-  if (extent.batch == 0) return;
-  if (call.x == nullptr || call.w == nullptr || call.y == nullptr)
-    throw Error(Exit::usage, "run", "a pointer is null", "x, the packed weights and y");
-  if (p.bias != (call.bias != nullptr))
-    throw Error(Exit::usage, "run", p.bias ? "the bias is null" : "a bias is given",
-                p.bias ? "the plan's problem has a bias" : "the plan's problem has none");
+  if (!plan::require_call(p, call)) return;
   if ((layer_.before == Activation::snake) != (call.x_alpha != nullptr) ||
       (layer_.after == Activation::snake) != (call.y_alpha != nullptr))
     throw Error(Exit::usage, "run", "alphas are given without snake, or snake without them",
@@ -171,7 +145,7 @@ void Plan::run(const Call& call, int threads) const {
                                         std::initializer_list<Dimension> dimensions, std::int64_t element) {
     if (pointer != nullptr) require_apart("run", "y", y, name, bytes_of("run", name, pointer, dimensions, element));
   };
-  const std::int64_t sum_size = p.arithmetic == Arithmetic::f64 ? 8 : 4;
+  const std::int64_t sum_size = sum_bytes(p.arithmetic);
   require_apart_from_y(
       "x", call.x, {{call.batch, call.x_stride_b}, {p.c_in, call.x_stride_c}, {call.length, call.x_stride_t}}, size);
   require_apart_from_y("the packed weights", call.w, {{packed_bytes(), 1}}, 1);
@@ -179,9 +153,9 @@ void Plan::run(const Call& call, int threads) const {
   require_apart_from_y("x_alpha", call.x_alpha, {{p.c_in, 1}}, sum_size);
   require_apart_from_y("y_alpha", call.y_alpha, {{p.c_out, 1}}, sum_size);
 
-  thread_local Workspace memory;
-  const std::int64_t each = (workspace_bytes(extent) + kPackedAlign - 1) / kPackedAlign * kPackedAlign;
-  kernel_->run(call, threads, memory.take(each * threads));
+  thread_local Memory memory;
+  const std::int64_t each = round_up(workspace_bytes({.batch = call.batch, .length = call.length}), kPackedAlign);
+  kernel_->run(call, threads, {memory.take(each * threads), each});
 }
 
 std::vector<std::string> instruction_sets() {

@@ -9,14 +9,10 @@
 
 #include "cpu/solver.hpp"
 #include "kernels/call.h"
+#include "plan/engine.hpp"
 #include "problem/layer.hpp"
 
 namespace tconv::cpu {
-
-struct PassedOver {
-  std::string_view solver;
-  std::string why;
-};
 
 class Plan {
  public:
@@ -27,7 +23,7 @@ class Plan {
   [[nodiscard]] const Problem& problem() const { return layer_.problem; }
   [[nodiscard]] const Layer& layer() const { return layer_; }
   [[nodiscard]] const Solver& solver() const { return *solver_; }
-  [[nodiscard]] const std::vector<PassedOver>& passed_over() const { return passed_over_; }
+  [[nodiscard]] const std::vector<plan::PassedOver>& passed_over() const { return passed_over_; }
   [[nodiscard]] std::int64_t packed_bytes() const { return kernel_->packed_bytes(); }
   // Memory beside the tensors and the packed weights, of each thread.
   [[nodiscard]] std::int64_t workspace_bytes(const Extent& extent) const { return kernel_->workspace_bytes(extent); }
@@ -42,7 +38,7 @@ class Plan {
  private:
   Layer layer_;
   const Solver* solver_ = nullptr;
-  std::vector<PassedOver> passed_over_;
+  std::vector<plan::PassedOver> passed_over_;
   std::unique_ptr<Kernel> kernel_;
 };
 

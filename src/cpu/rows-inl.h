@@ -14,6 +14,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "kernels/call.h"
 #include "problem/layer.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -23,6 +24,33 @@ namespace hn = hwy::HWY_NAMESPACE;
 // What sums are held in.
 template <typename S>
 using SumOf = std::conditional_t<sizeof(S) == 2, float, S>;
+
+// body.template operator()<S>() for what an arithmetic stores.
+template <typename Body>
+void WithStorage(Arithmetic arithmetic, const Body& body) {
+  switch (arithmetic) {
+    case Arithmetic::f32:
+    case Arithmetic::tf32:
+      return body.template operator()<float>();
+    case Arithmetic::f16:
+      return body.template operator()<hwy::float16_t>();
+    case Arithmetic::bf16:
+      return body.template operator()<hwy::bfloat16_t>();
+    case Arithmetic::f64:
+      return body.template operator()<double>();
+    case Arithmetic::i32:
+      return body.template operator()<std::int32_t>();
+  }
+}
+
+template <class V>
+HWY_INLINE V AddProduct(V a, V b, V sum) {
+  if constexpr (hwy::IsFloat<hn::TFromV<V>>()) {
+    return hn::MulAdd(a, b, sum);
+  } else {
+    return hn::Add(sum, hn::Mul(a, b));
+  }
+}
 
 // erf(z): its Taylor series for |z| < 1, the continued fraction of erfc beyond.
 template <class D, class V = hn::Vec<D>>
@@ -92,14 +120,18 @@ HWY_INLINE V Activate(D d, V v, Activation activation, hn::TFromD<D> parameter, 
 constexpr bool kSoftwareF16 =
     HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128;
 
-// 16-bit storage as float.
-template <class D, class N>
-HWY_INLINE hn::Vec<D> Widen(D d, N narrow, const hn::TFromD<N>* from) {
-  const auto v = hn::LoadU(narrow, from);
-  const auto wide = hn::PromoteTo(d, v);
-  if constexpr (kSoftwareF16 && std::is_same_v<hn::TFromD<N>, hwy::float16_t>) {
+// A vector of storage as sums hold it.
+template <typename S, class D>
+HWY_INLINE hn::Vec<D> LoadSums(D d, const S* from) {
+  if constexpr (std::is_same_v<S, hn::TFromD<D>>) {
+    return hn::LoadU(d, from);
+  } else {
+    const hn::Rebind<S, D> narrow;
+    const auto v = hn::LoadU(narrow, from);
+    const auto wide = hn::PromoteTo(d, v);
+    if constexpr (!kSoftwareF16 || !std::is_same_v<S, hwy::float16_t>) return wide;
     const hn::RebindToUnsigned<D> du;
-    const auto bits = hn::PromoteTo(du, hn::BitCast(hn::RebindToUnsigned<N>(), v));
+    const auto bits = hn::PromoteTo(du, hn::BitCast(hn::RebindToUnsigned<decltype(narrow)>(), v));
     const auto magnitude = hn::And(bits, hn::Set(du, 0x7fffu));
     const auto sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(du, 0x8000u)));
     const auto mantissa = hn::ShiftLeft<13>(hn::And(bits, hn::Set(du, 0x3ffu)));
@@ -107,8 +139,6 @@ HWY_INLINE hn::Vec<D> Widen(D d, N narrow, const hn::TFromD<N>* from) {
     const hn::RebindToSigned<D> di;
     const auto finite = hn::Lt(hn::BitCast(di, magnitude), hn::Set(di, 0x7c00));
     return hn::BitCast(d, hn::IfThenElse(hn::RebindMask(du, finite), hn::BitCast(du, wide), special));
-  } else {
-    return wide;
   }
 }
 
@@ -123,6 +153,8 @@ void LoadRow(const S* from, std::int64_t stride, std::int64_t n, T* to, Activati
     std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(T));
     return;
   }
+  const auto alphas = hn::Set(d, alpha);
+  const auto load = [&](const S* at) { return Activate(d, LoadSums(d, at), activation, parameter, alphas); };
   for (std::int64_t done = 0; done < n;) {
     const std::int64_t now = HWY_MIN(n - done, kStaged);
     const S* source = from + done * stride;
@@ -131,30 +163,37 @@ void LoadRow(const S* from, std::int64_t stride, std::int64_t n, T* to, Activati
       source = staged;
     }
     T* out = to + done;
-    const hn::Vec<decltype(d)> all_alpha = hn::Set(d, alpha);
     std::int64_t i = 0;
-    if constexpr (std::is_same_v<S, T>) {
-      for (; i + lanes <= now; i += lanes)
-        hn::StoreU(Activate(d, hn::LoadU(d, source + i), activation, parameter, all_alpha), d, out + i);
-    } else {
-      const hn::Rebind<S, decltype(d)> narrow;
-      for (; i + lanes <= now; i += lanes)
-        hn::StoreU(Activate(d, Widen(d, narrow, source + i), activation, parameter, all_alpha), d, out + i);
-    }
+    for (; i + lanes <= now; i += lanes) hn::StoreU(load(source + i), d, out + i);
     if (i < now) {
       HWY_ALIGN T whole[hn::MaxLanes(hn::ScalableTag<T>())] = {};
       HWY_ALIGN S rest[hn::MaxLanes(hn::ScalableTag<T>())] = {};
       std::memcpy(rest, source + i, static_cast<std::size_t>(now - i) * sizeof(S));
-      if constexpr (std::is_same_v<S, T>) {
-        hn::StoreU(Activate(d, hn::LoadU(d, rest), activation, parameter, all_alpha), d, whole);
-      } else {
-        const hn::Rebind<S, decltype(d)> narrow;
-        hn::StoreU(Activate(d, Widen(d, narrow, rest), activation, parameter, all_alpha), d, whole);
-      }
+      hn::StoreU(load(rest), d, whole);
       std::memcpy(out + i, whole, static_cast<std::size_t>(now - i) * sizeof(T));
     }
     done += now;
   }
+}
+
+// n elements of weights or biases, a row as it is.
+template <typename S, typename T = SumOf<S>>
+void LoadPlain(const S* from, std::int64_t n, T* to) {
+  LoadRow(from, 1, n, to, Activation::none, T{0}, T{0});
+}
+
+// Of one output channel; 0 where the layer has none.
+template <typename S, typename T = SumOf<S>>
+T BiasOf(const Call& call, std::int64_t channel) {
+  T bias{0};
+  if (call.bias != nullptr) LoadPlain(static_cast<const S*>(call.bias) + channel, 1, &bias);
+  return bias;
+}
+
+// Of one channel, from x_alpha or y_alpha; 0 where there are none.
+template <typename T>
+T AlphaOf(const void* alphas, std::int64_t channel) {
+  return alphas != nullptr ? static_cast<const T*>(alphas)[channel] : T{0};
 }
 
 // To the nearest bfloat16, ties to even, still in 32 bits: Highway's DemoteTo cuts the rest off.
@@ -195,20 +234,24 @@ HWY_INLINE hn::Vec<N> NarrowToF16(N narrow, D d, V v) {
   return hn::BitCast(narrow, hn::Or(chosen, regular));
 }
 
-// Whole vectors of sums as storage holds them; n is a multiple of the lanes.
+// Sums as storage holds them: themselves, or in `to`; n is a multiple of the lanes.
 template <typename S, typename T = SumOf<S>>
-void Narrow(const T* from, std::int64_t n, S* to) {
-  static_assert(!std::is_same_v<S, T>);
-  const hn::ScalableTag<T> d;
-  const hn::Rebind<S, decltype(d)> narrow;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  for (std::int64_t i = 0; i < n; i += lanes) {
-    const auto v = hn::LoadU(d, from + i);
-    if constexpr (std::is_same_v<S, hwy::bfloat16_t>) {
-      hn::StoreU(hn::DemoteTo(narrow, RoundToBf16(d, v)), narrow, to + i);
-    } else {
-      hn::StoreU(NarrowToF16(narrow, d, v), narrow, to + i);
+const S* Narrow(const T* from, std::int64_t n, [[maybe_unused]] S* to) {
+  if constexpr (std::is_same_v<S, T>) {
+    return from;
+  } else {
+    const hn::ScalableTag<T> d;
+    const hn::Rebind<S, decltype(d)> narrow;
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+    for (std::int64_t i = 0; i < n; i += lanes) {
+      const auto v = hn::LoadU(d, from + i);
+      if constexpr (std::is_same_v<S, hwy::bfloat16_t>) {
+        hn::StoreU(hn::DemoteTo(narrow, RoundToBf16(d, v)), narrow, to + i);
+      } else {
+        hn::StoreU(NarrowToF16(narrow, d, v), narrow, to + i);
+      }
     }
+    return to;
   }
 }
 

@@ -11,8 +11,40 @@
 
 #include "kernels/call.h"
 #include "problem/layer.hpp"
+#include "problem/phases.hpp"
 
 namespace tconv::cpu {
+
+inline constexpr std::int64_t kPackedAlign = 64;
+
+inline std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
+
+// Of what sums are held in, as packed weights are.
+inline std::int64_t sum_bytes(Arithmetic arithmetic) { return arithmetic == Arithmetic::f64 ? 8 : 4; }
+
+// What a layer's positions read, whatever the solver.
+struct Window {
+  explicit Window(const Problem& problem)
+      : phases(problem),
+        first_position(phases.first_position()),
+        first_input(first_position + phases.min_offset()),
+        span(phases.max_offset() - phases.min_offset()) {}
+  [[nodiscard]] std::int64_t positions(std::int64_t length) const {
+    return phases.last_position(length) - first_position + 1;
+  }
+
+  Phases phases;
+  std::int64_t first_position;
+  std::int64_t first_input;  // x's sample under the first position's smallest offset
+  std::int64_t span;         // largest offset less smallest
+};
+
+// A call's memory beside the tensors: `each` bytes a thread, aligned to kPackedAlign.
+struct Workspace {
+  std::byte* memory;
+  std::int64_t each;
+  [[nodiscard]] std::byte* of(int thread) const { return memory + thread * each; }
+};
 
 // A layer as a solver prepared it: all that does not depend on batch and length.
 class Kernel {
@@ -27,12 +59,9 @@ class Kernel {
   virtual void pack(const Pack& call, int threads) const = 0;
   // Every thread's own memory for a call, beside the tensors.
   [[nodiscard]] virtual std::int64_t workspace_bytes(const Extent& extent) const = 0;
-  // `workspace`: threads times workspace_bytes, rounded up to kPackedAlign each.
-  virtual void run(const Call& call, int threads, std::byte* workspace) const = 0;
+  virtual void run(const Call& call, int threads, Workspace workspace) const = 0;
   [[nodiscard]] virtual std::string explain(const Extent& extent) const = 0;
 };
-
-inline constexpr std::int64_t kPackedAlign = 64;
 
 struct Solver {
   std::string_view name;

@@ -170,36 +170,21 @@ void launch(Function function, const Launch& shape, const void* argument, Stream
   check(driver().cuLaunchKernelEx(&config, function, arguments, nullptr), "cuLaunchKernelEx");
 }
 
-const Solver& solver_named(std::string_view name) {
-  for (const Solver* solver : solvers()) {
-    if (solver->name == name) return *solver;
-  }
-  std::string names;
-  for (const Solver* solver : solvers()) names += (names.empty() ? "" : ", ") + std::string(solver->name);
-  throw Error(Exit::usage, "solver", "has no such name", "one of: " + names);
-}
-
 }  // namespace
 
 Choice choose_solver(const Problem& problem, const Target& target, std::string_view name) {
   require_valid(problem);
-  Choice choice;
-  const Solver* forced = name.empty() ? nullptr : &solver_named(name);
-  for (const Solver* solver : solvers()) {
-    if (forced != nullptr && solver != forced) {
-      choice.passed_over.push_back({solver->name, fmt::format("'{}' was asked for", name)});
-    } else if (std::optional<std::string> why = solver->refuse(problem, target)) {
-      choice.passed_over.push_back({solver->name, std::move(*why)});
-    } else {
-      choice.solver = solver;
-      choice.schedules = solver->schedules(problem, target);
-      if (choice.schedules.empty())
-        throw Error(Exit::defect, std::string(solver->name), "accepts the problem and has no schedule", "");
-      return choice;
-    }
+  plan::Chosen<Solver> chosen =
+      plan::choose(solvers(), name, "", [&](const Solver& solver) { return solver.refuse(problem, target); });
+  Choice choice{.solver = chosen.solver, .schedules = {}, .passed_over = std::move(chosen.passed_over)};
+  if (choice.solver != nullptr) {
+    choice.schedules = choice.solver->schedules(problem, target);
+    if (choice.schedules.empty())
+      throw Error(Exit::defect, std::string(choice.solver->name), "accepts the problem and has no schedule", "");
+    return choice;
   }
   std::string reasons;
-  for (const PassedOver& passed : choice.passed_over)
+  for (const plan::PassedOver& passed : choice.passed_over)
     reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", passed.solver, passed.why);
   throw Error(Exit::unsupported, std::string(target.display), "no solver serves the problem", reasons);
 }
@@ -287,7 +272,7 @@ Plan::~Plan() = default;
 const Problem& Plan::problem() const { return state_->problem; }
 const Target& Plan::target() const { return state_->machine->target; }
 const Solver& Plan::solver() const { return *state_->choice.solver; }
-const std::vector<PassedOver>& Plan::passed_over() const { return state_->choice.passed_over; }
+const std::vector<plan::PassedOver>& Plan::passed_over() const { return state_->choice.passed_over; }
 std::int64_t Plan::packed_bytes() const { return state_->packed_bytes; }
 
 std::vector<Plan::Compiled> Plan::compiled() const {
@@ -326,13 +311,12 @@ std::string Plan::explain(const Extent& extent) const {
         shape.blocks, shape.threads, shape.cluster > 1 ? fmt::format(" in clusters of {}", shape.cluster) : "",
         one.facts.registers, one.facts.spill_bytes, shape.shared_bytes + one.facts.static_shared_bytes);
   }
-  for (const PassedOver& passed : passed_over()) out += fmt::format("not {}: {}\n", passed.solver, passed.why);
+  for (const plan::PassedOver& passed : passed_over()) out += fmt::format("not {}: {}\n", passed.solver, passed.why);
   return out;
 }
 
 void Plan::pack(const Pack& call, Stream stream) const {
-  if (call.w == nullptr || call.packed == nullptr)
-    throw Error(Exit::usage, "pack", "a pointer is null", "the weights and the packed buffer");
+  plan::require_pack(call);
   const Current current(state_->machine->context);
   state_->check_stream(stream);
   for (const Image& image : state_->images) {
@@ -347,17 +331,8 @@ void Plan::run(const Call& call, Stream stream) const {
 }
 
 void Plan::run(std::size_t index, const Call& call, Stream stream) const {
+  if (!plan::require_call(problem(), call)) return;
   const Extent extent{.batch = call.batch, .length = call.length};
-  require_valid(problem(), extent);
-  if (const std::int64_t due = out_length(problem(), extent.length); call.out_length != due)
-    throw Error(Exit::usage, "run", fmt::format("an output length of {} is given", call.out_length),
-                fmt::format("{} inputs make {}", extent.length, due));
-  if (extent.batch == 0) return;
-  if (call.x == nullptr || call.w == nullptr || call.y == nullptr)
-    throw Error(Exit::usage, "run", "a pointer is null", "x, the packed weights and y");
-  if (problem().bias != (call.bias != nullptr))
-    throw Error(Exit::usage, "run", problem().bias ? "the bias is null" : "a bias is given",
-                problem().bias ? "the plan's problem has a bias" : "the plan's problem has none");
   const Loaded& one = state_->loaded.at(index);
   Call own = call;
   own.w = static_cast<const char*>(call.w) + one.image;

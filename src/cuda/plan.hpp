@@ -11,21 +11,17 @@
 #include "cuda/driver.hpp"
 #include "cuda/solver.hpp"
 #include "kernels/call.h"
+#include "plan/engine.hpp"
 #include "problem/problem.hpp"
 #include "target/target.hpp"
 
 namespace tconv::cuda {
 
-struct PassedOver {
-  std::string_view solver;
-  std::string why;
-};
-
 // What a target gets, without a device.
 struct Choice {
   const Solver* solver = nullptr;
   std::vector<Schedule> schedules;
-  std::vector<PassedOver> passed_over;
+  std::vector<plan::PassedOver> passed_over;
 };
 // The first solver of the table that serves the problem, or the one named. Throws Error(unsupported | usage).
 [[nodiscard]] Choice choose_solver(const Problem& problem, const Target& target, std::string_view solver = {});
@@ -44,7 +40,7 @@ class Plan {
   [[nodiscard]] const Problem& problem() const;
   [[nodiscard]] const Target& target() const;
   [[nodiscard]] const Solver& solver() const;
-  [[nodiscard]] const std::vector<PassedOver>& passed_over() const;
+  [[nodiscard]] const std::vector<plan::PassedOver>& passed_over() const;
   [[nodiscard]] std::int64_t packed_bytes() const;
   [[nodiscard]] std::string explain(const Extent& extent) const;
 

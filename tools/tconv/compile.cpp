@@ -65,7 +65,7 @@ Exit run(const Options& options) {
                     {"cached", cubin.cached}});
   }
   nlohmann::ordered_json passed = nlohmann::ordered_json::array();
-  for (const cuda::PassedOver& other : choice.passed_over) {
+  for (const plan::PassedOver& other : choice.passed_over) {
     fmt::format_to(to, "not {}: {}\n", other.solver, other.why);
     passed.push_back({{"solver", std::string(other.solver)}, {"why", other.why}});
   }

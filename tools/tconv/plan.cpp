@@ -177,7 +177,7 @@ std::string cpu_json(const Workload& workload, const cpu::Plan& plan, const cpu:
   out["packed_bytes"] = plan.packed_bytes();
   out["workspace_bytes_per_thread"] = plan.workspace_bytes(workload.extent);
   out["rejected"] = nlohmann::ordered_json::array();
-  for (const cpu::PassedOver& passed : plan.passed_over())
+  for (const plan::PassedOver& passed : plan.passed_over())
     out["rejected"].push_back({{"what", std::string(passed.solver)}, {"why", passed.why}});
   return out.dump(2);
 }
