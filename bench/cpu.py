@@ -6,12 +6,12 @@ Needs torch and libtconv.so (TCONV_LIBRARY, or build/release/libtconv.so); ONNX 
 onnx. Every layer of the catalogue at its own batch, each thread count. The contestants take turns: a turn is 5 ms of
 rest, in which the others' threads fall asleep, a call that is not timed where calls are short, and timed calls; times
 are medians over all turns. Each call makes its output, as PyTorch's do; "ms_into" is ours into memory that is there,
-to which ONNX Runtime is compared, as it keeps its memory. First calls see the shape for the first time; ours has packed
-its weights before ("pack_ms"), which happens once in a layer's life. Layers that PyTorch takes more than 5 s for, by
-trials at shorter lengths, are left out with the reason. Difference: the largest |ours - PyTorch| over max |PyTorch|.
-Memory: bench/cpu_memory.py, in a process of its own. The limit of a layer is that of `tconv plan --target cpu`
-(TCONV_BINARY, or build/release/tconv), with rates measured in this run. FILE is written after every layer, so that a
-run that is cut short keeps what it has.
+to which ONNX Runtime is compared, as it keeps its memory. First calls see the shape for the first time, after such a
+rest; ours has packed its weights before ("pack_ms"), which happens once in a layer's life. Layers that PyTorch takes
+more than 5 s for, by trials at shorter lengths, are left out with the reason. Difference: the largest |ours - PyTorch|
+over max |PyTorch|. Memory: bench/cpu_memory.py, in a process of its own. The limit of a layer is that of `tconv plan
+--target cpu` (TCONV_BINARY, or build/release/tconv), with rates measured in this run. FILE is written after every layer,
+so that a run that is cut short keeps what it has.
 """
 
 import argparse
@@ -196,7 +196,10 @@ def measure(text, layer, arithmetic, threads, row_seconds):
             calls["onnx_ms"] = onnx_call(layer, t, threads)
         except Exception as failure:  # the runtime has exceptions of its own for what it does not serve
             result["onnx_failure"] = str(failure).splitlines()[0][:200]
-    first = {name: seconds(call) * 1e3 for name, call in calls.items()}
+    first = {}
+    for name, call in calls.items():
+        time.sleep(REST)
+        first[name] = seconds(call) * 1e3
     result.update({"first_" + name: value for name, value in first.items()})
     due = calls["torch_ms"]()
     largest = due.abs().max().double().clamp_min(1e-300)

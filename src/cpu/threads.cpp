@@ -51,6 +51,8 @@ struct Job {
   }
 };
 
+// Workers join a job while it is open, and the caller waits only for those that did: one that still wakes up, or that
+// the system lets wait behind other threads (those of a framework spin for milliseconds after a call), holds nobody up.
 class Pool {
  public:
   // False where another call has the threads, be it one that this call is made from. Else until give_back().
@@ -63,18 +65,18 @@ class Pool {
     }
     const std::size_t helpers = std::min(workers_.size(), static_cast<std::size_t>(threads - 1));
     job_ = &job;
-    pending_.store(static_cast<std::uint32_t>(helpers), std::memory_order_relaxed);
+    state_.store(kOpen, std::memory_order_release);
     for (std::size_t i = 0; i < helpers; ++i) {
       workers_[i]->calls.fetch_add(1, std::memory_order_release);
       workers_[i]->calls.notify_one();
     }
     job.work(0);
-    for (std::uint32_t left = pending_.load(std::memory_order_acquire); left != 0;
-         left = pending_.load(std::memory_order_acquire))
-      wait_for_change(pending_, left);
+    std::uint32_t left = state_.fetch_and(~kOpen, std::memory_order_acquire) & ~kOpen;
+    for (; left != 0; left = state_.load(std::memory_order_acquire)) wait_for_change(state_, left);
   }
 
  private:
+  static constexpr std::uint32_t kOpen = 1u << 31;  // of the state; the rest counts those that joined
   struct Worker {
     std::atomic<std::uint32_t> calls{0};
   };
@@ -85,10 +87,13 @@ class Pool {
     try {
       // Detached: the pool lives as long as the process.
       std::thread([this, &worker, number] {
-        for (std::uint32_t seen = 0;; ++seen) {
+        for (std::uint32_t seen = 0;;) {
           wait_for_change(worker.calls, seen);
-          job_->work(number);
-          if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
+          seen = worker.calls.load(std::memory_order_acquire);
+          if (!join()) continue;
+          // One that comes late may find a later job, which has fewer threads.
+          if (number < job_->threads) job_->work(number);
+          if (state_.fetch_sub(1, std::memory_order_release) == 1) state_.notify_one();
         }
       }).detach();
     } catch (const std::system_error&) {
@@ -98,10 +103,18 @@ class Pool {
     return true;
   }
 
+  bool join() {
+    std::uint32_t state = state_.load(std::memory_order_relaxed);
+    while ((state & kOpen) != 0)
+      if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acquire, std::memory_order_relaxed))
+        return true;
+    return false;
+  }
+
   std::atomic<bool> taken_{false};
   std::vector<std::unique_ptr<Worker>> workers_;
   Job* job_ = nullptr;
-  std::atomic<std::uint32_t> pending_{0};
+  std::atomic<std::uint32_t> state_{0};
 };
 
 // Never destroyed: its threads may still sleep in it at exit. A forked child has none of them and gets another.
