@@ -6,7 +6,7 @@ Needs torch and libtconv.so (TCONV_LIBRARY, or build/release/libtconv.so); ONNX 
 onnx. Every layer of the catalogue at its own batch, each thread count. The contestants take turns: a turn is 5 ms of
 rest, in which the others' threads fall asleep, a call that is not timed where calls are short, and timed calls; times
 are medians over all turns. Each call makes its output, as PyTorch's do; "ms_into" is ours into memory that is there,
-to which ONNX Runtime is compared, as it keeps its memory. First calls see the shape for the first time, after such a
+to which ONNX Runtime is compared, as it keeps its memory. First calls see the shape for the first time, after a longer
 rest; ours has packed its weights before ("pack_ms"), which happens once in a layer's life. Layers that PyTorch takes
 more than 5 s for, by trials at shorter lengths, are left out with the reason. Difference: the largest |ours - PyTorch|
 over max |PyTorch|. Memory: bench/cpu_memory.py, in a process of its own. The limit of a layer is that of `tconv plan
@@ -48,6 +48,7 @@ STORED = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "f
 TORCH_SECONDS = 5.0
 TENSOR_BYTES = 12 << 30
 REST = 0.005
+FIRST_REST = 0.05  # before a first call: a framework's threads may spin for 5 ms after theirs
 TURN = 0.05  # of timed calls in a turn
 MIN_TURNS, MAX_TURNS = 3, 15  # of a row, and between them as many as --row-seconds allows
 LENGTHS = 200
@@ -198,7 +199,7 @@ def measure(text, layer, arithmetic, threads, row_seconds):
             result["onnx_failure"] = str(failure).splitlines()[0][:200]
     first = {}
     for name, call in calls.items():
-        time.sleep(REST)
+        time.sleep(FIRST_REST)
         first[name] = seconds(call) * 1e3
     result.update({"first_" + name: value for name, value in first.items()})
     due = calls["torch_ms"]()
