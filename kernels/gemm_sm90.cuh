@@ -5,7 +5,7 @@
 // row, so all taps and all phases multiply from that one copy. The weights were packed in the very bytes of shared
 // memory, and a bulk copy brings each (chunk, tap) of them.
 //
-// Warps: 4 a consumer group (wgmma and the epilogue), producers of x, one producer of w. Blocks are persistent.
+// Warps: 4 a consumer group (wgmma and the epilogue), 8 that bring x. Consumers ask for w, which bulk copies bring. Blocks are persistent.
 //
 // Layer:    C_IN, C_OUT (of one group), GROUPS, K, STRIDE, PADDING, GAP, LIVE, STEP, TAPS, JUMP, BIAS, Storage. Tap number t
 //           of every phase reads x[position - t * JUMP]; see src/cuda/layer.hpp.
@@ -108,58 +108,66 @@ struct GemmSm90 {
   static constexpr int W_AT = X_AT + X_STAGES * X_BYTES;
   static constexpr int OUT_AT = (W_AT + W_STAGES * W_BYTES + 127) / 128 * 128;
   static constexpr int BARRIERS_AT = OUT_AT + (CONSUMERS * OUT_BYTES + 127) / 128 * 128;
-  static constexpr int SHARED_BYTES = BARRIERS_AT + 8 * 2 * (X_STAGES + W_STAGES) + 1024;  // and room to align
+  static constexpr int REFILLS_AT = BARRIERS_AT + 8 * 2 * (X_STAGES + W_STAGES);
+  static constexpr int SHARED_BYTES = REFILLS_AT + 32 * CONSUMERS + 1024;  // and room to align
 
-  // Seven producers of x and the one of w are two groups of four warps, which give registers up where the accumulators need
-  // more than an even share.
-  static constexpr int PRODUCERS = 7;
-  static constexpr int THREADS = 128 * CONSUMERS + 32 * PRODUCERS + 32;
-  // 16-bit samples take more arithmetic on their way out than 32-bit ones, and so more registers.
-  static constexpr bool MOVE_REGISTERS = CONSUMERS == 2 && Schedule::TILES * ROWS > (SIZE == 4 ? 128 : 112);
+  static constexpr int PRODUCERS = 8;  // warps that bring x
+  static constexpr int THREADS = 128 * CONSUMERS + 32 * PRODUCERS;
+  // Two consumer groups take registers from the producers. More than the launch's, and the block would wait for them forever.
+  static constexpr bool MOVE_REGISTERS = CONSUMERS == 2;
+  static constexpr int CONSUMER_REGISTERS = 184, PRODUCER_REGISTERS = 72;
+  static_assert(CONSUMERS <= 2 && CONSUMER_REGISTERS + PRODUCER_REGISTERS == 2 * 65536 / 512);
 
   static_assert(ROWS % 8 == 0 && W_PLANE % 256 == 0, "a swizzle repeats every 8 rows");
   static_assert(W_PLANE % 1024 == 0 || ROW_BYTES < 128, "a 128-byte swizzle repeats every 1024 bytes");
-  static_assert(CONSUMERS <= 2, "256 x 184 + 256 x 72 registers are the 512 x 128 of the launch");
   static_assert(Schedule::TILES * ROWS <= 256, "accumulators: half as many registers a thread");
 
   unsigned shared;  // aligned to 1024 bytes
   const Call& call;
-  long long first_position;
+  long long first_position, end_position;
   long long position_tiles;
   long long tiles;
 
   __device__ explicit GemmSm90(const Call& c, unsigned base) : shared((base + 1023) & ~1023u), call(c) {
     first_position = Layer::PADDING / Layer::STRIDE;
-    const long long last = (call.out_length - 1 + Layer::PADDING) / Layer::STRIDE;
-    position_tiles = (last - first_position + POSITIONS) / POSITIONS;
+    end_position = (call.out_length - 1 + Layer::PADDING) / Layer::STRIDE + 1;
+    position_tiles = (end_position - first_position + POSITIONS - 1) / POSITIONS;
     tiles = position_tiles * call.batch * (Layer::GROUPS * ROW_TILES);
   }
 
   __device__ unsigned x_full(int s) const { return shared + BARRIERS_AT + 8 * s; }
   __device__ unsigned x_empty(int s) const { return x_full(X_STAGES + s); }
   __device__ unsigned w_full(int s) const { return x_full(2 * X_STAGES + s); }
-  __device__ unsigned w_empty(int s) const { return x_full(2 * X_STAGES + W_STAGES + s); }
+  __device__ int* w_releases(int s) const {
+    return reinterpret_cast<int*>(shared_pointer(BARRIERS_AT + 8 * (2 * X_STAGES + W_STAGES + s)));
+  }
 
   struct Tile {
     int row_tile, group;
     long long image, position;  // of its first output
   };
-  // Row tiles of the same positions are neighbours: x comes from DRAM once.
+  // Blocks that run together share both operands through L2: a band of position tiles goes through all row tiles, and a
+  // band's part of x stays in L2 meanwhile.
+  static constexpr int BAND_BYTES = 12 << 20;
+  static constexpr int BAND_FITS = BAND_BYTES / (POSITIONS * Layer::C_IN * SIZE);
+  static constexpr int BAND = BAND_FITS < 1 ? 1 : BAND_FITS > 64 ? 64 : BAND_FITS;
   __device__ Tile tile_at(long long index) const {
     Tile t;
-    if (ROW_TILES * Layer::GROUPS == 1) {
-      t.row_tile = t.group = 0;
-    } else {
-      const int inner = static_cast<int>(index % (ROW_TILES * Layer::GROUPS));
-      index /= ROW_TILES * Layer::GROUPS;
-      t.row_tile = inner % ROW_TILES;
-      t.group = inner / ROW_TILES;
+    long long place = index;  // among the position tiles of all images
+    t.row_tile = t.group = 0;
+    if constexpr (ROW_TILES * Layer::GROUPS > 1) {
+      const long long band = index / (BAND * ROW_TILES * Layer::GROUPS);
+      const int inner = static_cast<int>(index % (BAND * ROW_TILES * Layer::GROUPS));
+      const long long left = position_tiles * call.batch - band * BAND;
+      const int width = left < BAND ? static_cast<int>(left) : BAND;
+      place = band * BAND + inner % width;
+      t.row_tile = inner / width % ROW_TILES;
+      t.group = inner / width / ROW_TILES;
     }
-    t.image = index / position_tiles;
-    t.position = first_position + (index - t.image * position_tiles) * POSITIONS;
+    t.image = place / position_tiles;
+    t.position = first_position + (place - t.image * position_tiles) * POSITIONS;
     return t;
   }
-
   struct Ring {
     int slot = 0;
     unsigned parity = 0;
@@ -171,94 +179,89 @@ struct GemmSm90 {
 
   // --- producers --------------------------------------------------------------------------------
 
-  static constexpr int UNIT = 16 / SIZE;  // channels of 16 bytes
-  static constexpr int PRODUCER_THREADS = 32 * PRODUCERS;
+  static constexpr int UNIT = 16 / SIZE;             // channels of 16 bytes
+  static constexpr int COLUMNS = ROW_BYTES / 16;     // units of a row
+  static constexpr int ROW_WARPS = PRODUCERS / COLUMNS;  // that share a column's rows
 
   __device__ static unsigned swizzled(unsigned offset) {
     return offset ^ (((offset >> 7) & (ROW_BYTES / 16 - 1)) << 4);
   }
 
-  struct Source {
-    const Element* start;  // of the first row and channel of this chunk; never read where i is outside of x
-    long long i;           // index into x of the first row
-    int channels;          // of this chunk that exist
+  // What one load brings: WIDTH adjacent positions of one channel, in whole registers.
+  template <int BYTES, class = void>
+  struct Loaded;
+  template <class None>
+  struct Loaded<2, None> {
+    using Type = unsigned short;
+  };
+  template <class None>
+  struct Loaded<4, None> {
+    using Type = unsigned;
+  };
+  template <class None>
+  struct Loaded<8, None> {
+    using Type = uint2;
+  };
+  template <int WIDTH>
+  using Samples = typename Loaded<WIDTH * SIZE>::Type;
+
+  // A producer warp has one column of every chunk, a lane every ROW_STEP-th row and WIDTH - 1 after it: all addresses of a chunk
+  // differ by constants. Rows are loaded in as few batches as the registers allow, and even ones: a batch waits for memory once.
+  template <int WIDTH>
+  struct Rows {
+    static constexpr int ROW_STEP = 32 * WIDTH * ROW_WARPS;
+    static constexpr int ROUNDS = (X_ROWS + ROW_STEP - 1) / ROW_STEP;
+    static constexpr int MOST = 40 / (WIDTH * SIZE <= 4 ? UNIT : UNIT * WIDTH * SIZE / 4);
+    static constexpr int BATCHES = (ROUNDS + MOST - 1) / MOST;
+    static constexpr int COUNT = (ROUNDS + BATCHES - 1) / BATCHES;  // of a batch
+    static_assert(ROW_STEP * ROW_BYTES % 1024 == 0, "a step keeps the swizzle");
   };
 
-  // Samples of one load: adjacent positions of one channel.
+  // COUNT times WIDTH rows of UNIT channels, of which `channels` exist: those in [low, high) from `from`, zeros elsewhere.
   template <int WIDTH>
-  struct alignas(WIDTH * SIZE) Samples {
-    Element at[WIDTH];
-  };
-
-  // UNIT channels of WIDTH rows from `row`.
-  template <int WIDTH>
-  __device__ void load_units(const Source& from, int row, int column, bool wanted, Samples<WIDTH> (&values)[UNIT]) const {
-    const long long i = from.i + row;
-    const bool inside = wanted && i >= 0 && i < call.length;
-    const Element* p = from.start + (WIDTH == 1 ? row * call.x_stride_t : row) + column * UNIT * call.x_stride_c;
+  __device__ void load_batch(const Element* from, int row, int low, int high, int channels,
+                             Samples<WIDTH> (&values)[Rows<WIDTH>::COUNT][UNIT]) const {
+    using Of = Rows<WIDTH>;
+    bool inside[Of::COUNT];
+#pragma unroll
+    for (int i = 0; i < Of::COUNT; ++i) inside[i] = row + i * Of::ROW_STEP >= low && row + i * Of::ROW_STEP < high;
 #pragma unroll
     for (int e = 0; e < UNIT; ++e) {
-      const bool real = inside && (Layer::C_IN % CHUNK == 0 || column * UNIT + e < from.channels);
-      values[e] = real ? *reinterpret_cast<const Samples<WIDTH>*>(p) : Samples<WIDTH>{};
-      p += call.x_stride_c;
+      const bool real = Layer::C_IN % CHUNK == 0 || e < channels;
+#pragma unroll
+      for (int i = 0; i < Of::COUNT; ++i) {
+        const Element* const p = from + (WIDTH == 1 ? i * Of::ROW_STEP * call.x_stride_t : i * Of::ROW_STEP);
+        values[i][e] = real && inside[i] ? *reinterpret_cast<const Samples<WIDTH>*>(p) : Samples<WIDTH>{};
+      }
+      from += call.x_stride_c;
     }
   }
 
+  // One row of UNIT channels: the second of two where `second`.
   template <int WIDTH>
-  __device__ static void store_units(unsigned stage, int row, int column, const Samples<WIDTH> (&values)[UNIT]) {
-    // Every other four threads store their second row first, so that eight of them never meet in a bank.
-    const bool swap = WIDTH == 2 && (row >> 3 & 1) != 0;
-#pragma unroll
-    for (int turn = 0; turn < WIDTH; ++turn) {
+  __device__ static void store_row(unsigned to, const Samples<WIDTH> (&values)[UNIT], bool second) {
+    unsigned word[4];
+    if constexpr (SIZE == 4) {
       const auto sample = [&](int e) {
         if constexpr (WIDTH == 1)
-          return values[e].at[0];
+          return __uint_as_float(values[e]);
         else
-          return (turn == 1) != swap ? values[e].at[1] : values[e].at[0];
+          return __uint_as_float(second ? values[e].y : values[e].x);
       };
-      const int v = WIDTH == 1 ? 0 : (turn == 1) != swap;
-      const unsigned to = stage + swizzled((row + v) * ROW_BYTES + column * 16);
-      unsigned word[4];
-      if constexpr (SIZE == 4) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) word[e] = ptx::to_tf32(sample(e));
-      } else {
-#pragma unroll
-        for (int e = 0; e < 4; ++e)
-          word[e] = sample(2 * e) | (static_cast<unsigned>(sample(2 * e + 1)) << 16);
-      }
+      for (int e = 0; e < 4; ++e) word[e] = ptx::to_tf32(sample(e));
       ptx::store_shared(to, word[0], word[1], word[2], word[3]);
       if constexpr (PLANES == 2) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) word[e] = low_part(sample(e), word[e]);
         ptx::store_shared(to + X_PLANE, word[0], word[1], word[2], word[3]);
       }
-    }
-  }
-
-  template <int UNITS, int WIDTH>  // 16-byte columns of this chunk
-  __device__ void produce_chunk(const Source& from, unsigned stage, int thread) const {
-    // Work items: WIDTH rows of one column. A thread takes every PRODUCER_THREADS-th, adjacent threads adjacent rows.
-    constexpr int ROW_ITEMS = X_ROWS / WIDTH;
-    constexpr int ITEMS = ROW_ITEMS * UNITS;
-    // In as few batches as the registers allow, and even ones: every batch waits for memory once.
-    constexpr int ROUNDS = (ITEMS + PRODUCER_THREADS - 1) / PRODUCER_THREADS;
-    constexpr int MOST = (SIZE == 4 ? 40 : 24) / (WIDTH * SIZE <= 4 ? UNIT : UNIT * WIDTH * SIZE / 4);
-    constexpr int BATCHES = (ROUNDS + MOST - 1) / MOST;
-    constexpr int IN_FLIGHT = (ROUNDS + BATCHES - 1) / BATCHES;
-#pragma unroll 1
-    for (int item0 = thread; item0 < ITEMS; item0 += IN_FLIGHT * PRODUCER_THREADS) {
-      Samples<WIDTH> values[IN_FLIGHT][UNIT];
+    } else {
+      // The lower or the upper halves of two channels.
+      const unsigned halves = WIDTH == 2 && second ? 0x7632 : 0x5410;
 #pragma unroll
-      for (int b = 0; b < IN_FLIGHT; ++b) {
-        const int item = item0 + b * PRODUCER_THREADS;
-        load_units<WIDTH>(from, item % ROW_ITEMS * WIDTH, item / ROW_ITEMS, item < ITEMS, values[b]);
-      }
-#pragma unroll
-      for (int b = 0; b < IN_FLIGHT; ++b) {
-        const int item = item0 + b * PRODUCER_THREADS;
-        if (item < ITEMS) store_units<WIDTH>(stage, item % ROW_ITEMS * WIDTH, item / ROW_ITEMS, values[b]);
-      }
+      for (int e = 0; e < 4; ++e) word[e] = __byte_perm(values[2 * e], values[2 * e + 1], halves);
+      ptx::store_shared(to, word[0], word[1], word[2], word[3]);
     }
   }
 
@@ -274,57 +277,97 @@ struct GemmSm90 {
   }
 
   template <int WIDTH>
-  __device__ void produce_x(int thread) const {
+  __device__ void produce_x(int warp, int lane) const {
+    using Of = Rows<WIDTH>;
+    const int column = warp % COLUMNS, row = (warp / COLUMNS * 32 + lane) * WIDTH;
+    // Every other four lanes store their second row first, so that eight of them never meet in a bank.
+    const bool swap = WIDTH == 2 && (row >> 3 & 1) != 0;
+    const unsigned first = swizzled((row + swap) * ROW_BYTES + column * 16);
+    const unsigned second = swizzled((row + !swap) * ROW_BYTES + column * 16);
+    Samples<WIDTH> values[Of::COUNT][UNIT];
     Ring ring;
     for (long long index = blockIdx.x; index < tiles; index += gridDim.x) {
       const Tile tile = tile_at(index);
+      const long long i = tile.position - LEAD, left = call.length - i;
+      const int low = i < 0 ? static_cast<int>(-i < X_ROWS ? -i : X_ROWS) : 0;
+      const int high = left < X_ROWS ? static_cast<int>(left > 0 ? left : 0) : X_ROWS;
+      const Element* from = static_cast<const Element*>(call.x) + tile.image * call.x_stride_b +
+                            (i + row) * call.x_stride_t +
+                            (static_cast<long long>(tile.group) * Layer::C_IN + column * UNIT) * call.x_stride_c;
       for (int chunk = 0; chunk < CHUNKS; ++chunk) {
-        ptx::mbarrier_wait(x_empty(ring.slot), ring.parity ^ 1);
+        const bool has_column = LAST_STEPS == STEPS || chunk < CHUNKS - 1 || column < LAST_STEPS * 2;
+        const int channels = has_column ? Layer::C_IN - chunk * CHUNK - column * UNIT : 0;
         const unsigned stage = shared + X_AT + ring.slot * X_BYTES;
-        Source from;
-        from.i = tile.position - LEAD;
-        from.channels = Layer::C_IN - chunk * CHUNK;
-        from.start = static_cast<const Element*>(call.x) + tile.image * call.x_stride_b + from.i * call.x_stride_t +
-                     (static_cast<long long>(tile.group) * Layer::C_IN + chunk * CHUNK) * call.x_stride_c;
-        if (LAST_STEPS == STEPS || chunk < CHUNKS - 1)
-          produce_chunk<STEPS * 2, WIDTH>(from, stage, thread);
-        else
-          produce_chunk<LAST_STEPS * 2, WIDTH>(from, stage, thread);
+#pragma unroll 1
+        for (int batch = 0; batch < Of::BATCHES; ++batch) {
+          const int row0 = batch * (Of::COUNT * Of::ROW_STEP);
+          load_batch<WIDTH>(from + (WIDTH == 1 ? row0 * call.x_stride_t : row0), row + row0, low, high, channels, values);
+          if (batch == 0) ptx::mbarrier_wait(x_empty(ring.slot), ring.parity ^ 1);
+          if (has_column) {
+            const unsigned to = stage + row0 * ROW_BYTES;
+#pragma unroll
+            for (int b = 0; b < Of::COUNT; ++b) {
+              const unsigned at = to + b * (Of::ROW_STEP * ROW_BYTES);
+              if (row + row0 + b * Of::ROW_STEP < X_ROWS) {
+                store_row<WIDTH>(at + first, values[b], swap);
+                if constexpr (WIDTH == 2) store_row<WIDTH>(at + second, values[b], !swap);
+              }
+            }
+          }
+        }
         ptx::fence_async_shared();
         __syncwarp();
-        if (thread % 32 == 0) ptx::mbarrier_arrive(x_full(ring.slot));
+        if (lane == 0) ptx::mbarrier_arrive(x_full(ring.slot));
         ring.template next<X_STAGES>();
+        from += CHUNK * call.x_stride_c;
       }
     }
   }
 
-  // One thread.
-  __device__ void produce_w() const {
-    Ring ring;
-    for (long long index = blockIdx.x; index < tiles; index += gridDim.x) {
-      const Tile tile = tile_at(index);
-      const char* from = static_cast<const char*>(call.w) +
-                         (static_cast<long long>(tile.group) * ROW_TILES + tile.row_tile) * (W_ENTRIES * W_BYTES);
-      for (int entry = 0; entry < W_ENTRIES; ++entry) {
-        ptx::mbarrier_wait(w_empty(ring.slot), ring.parity ^ 1);
-        ptx::mbarrier_arrive_expect(w_full(ring.slot), W_BYTES);
-        ptx::bulk_load(shared + W_AT + ring.slot * W_BYTES, from + entry * W_BYTES, W_BYTES, w_full(ring.slot));
-        ring.template next<W_STAGES>();
-      }
-      if (RESIDENT) break;
+  // --- weights' way into shared memory ----------------------------------------------------------
+
+  // The group that releases a slot last refills it. One thread of a group, its place in shared memory.
+  struct Refill {
+    long long index;   // of the tile
+    const char* from;  // its first entry
+    int entry;
+  };
+  static_assert(sizeof(Refill) <= 32);
+  __device__ Refill& refill(int group) const {
+    return *reinterpret_cast<Refill*>(shared_pointer(REFILLS_AT + 32 * group));
+  }
+  __device__ void open(Refill& next) const {
+    if (next.index >= tiles) return;
+    const Tile tile = tile_at(next.index);
+    next.entry = 0;
+    next.from = static_cast<const char*>(call.w) +
+                (static_cast<long long>(tile.group) * ROW_TILES + tile.row_tile) * (W_ENTRIES * W_BYTES);
+  }
+  __device__ void load_w(Refill& next, int slot, bool mine) const {
+    if (next.index >= tiles) return;
+    if (mine) {
+      ptx::mbarrier_arrive_expect(w_full(slot), W_BYTES);
+      ptx::bulk_load(shared + W_AT + slot * W_BYTES, next.from + next.entry * W_BYTES, W_BYTES, w_full(slot));
     }
+    if (++next.entry == W_ENTRIES) {
+      next.index += gridDim.x;
+      open(next);
+    }
+  }
+  __device__ void release_w(int group, int slot) const {
+    if (!RESIDENT) load_w(refill(group), slot, CONSUMERS == 1 || ptx::shared_increment(w_releases(slot)) % CONSUMERS == 1);
   }
 
   // --- consumers --------------------------------------------------------------------------------
 
   using Accumulators = float[Schedule::TILES][ROWS / 2];
 
-  // One (chunk, tap): STEPS_NOW products for each tile and term.
-  template <int STEPS_NOW>
+  // One (chunk, tap): STEPS_NOW products for each of COUNT tiles and term.
+  template <int COUNT, int STEPS_NOW>
   __device__ static void multiply(Accumulators& acc, unsigned x, unsigned w, bool& first) {
     using Instruction = ptx::Wgmma<Storage::OPERAND, ROWS>;
 #pragma unroll
-    for (int t = 0; t < Schedule::TILES; ++t) {
+    for (int t = 0; t < COUNT; ++t) {
 #pragma unroll
       for (int term = Storage::TERMS - 1; term >= 0; --term) {
         // Small terms first: they would be cut off against a large sum.
@@ -340,52 +383,79 @@ struct GemmSm90 {
     first = false;
   }
 
-  __device__ void consume(int group, int thread) const {
-    Ring x_ring, w_ring;
-    Accumulators acc;
-    for (long long index = blockIdx.x; index < tiles; index += gridDim.x) {
-      const Tile tile = tile_at(index);
-      bool first = true;
-      int x_held = -1, w_held = -1;  // slots that products still in flight read
-      for (int chunk = 0; chunk < CHUNKS; ++chunk) {
-        ptx::mbarrier_wait(x_full(x_ring.slot), x_ring.parity);
-        const unsigned x = shared + X_AT + x_ring.slot * X_BYTES + group * GROUP_POSITIONS * ROW_BYTES;
+  struct Rings {
+    Ring x, w;
+  };
+
+  // The sums of the first COUNT of a group's 64-position tiles. Without any, the slots are given back unread.
+  template <int COUNT>
+  __device__ void sum(Accumulators& acc, Rings& ring, int group, int thread, bool w_is_here) const {
+    bool first = true;
+    int x_held = -1, w_held = -1;  // slots that products still in flight read
+    for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+      ptx::mbarrier_wait(x_full(ring.x.slot), ring.x.parity);
+      const unsigned x = shared + X_AT + ring.x.slot * X_BYTES + group * GROUP_POSITIONS * ROW_BYTES;
 #pragma unroll 1
-        for (int tap = 0; tap < Layer::TAPS; ++tap) {
-          if (!RESIDENT || index == blockIdx.x) ptx::mbarrier_wait(w_full(w_ring.slot), w_ring.parity);
-          const unsigned w = shared + W_AT + w_ring.slot * W_BYTES;
+      for (int tap = 0; tap < Layer::TAPS; ++tap) {
+        if (!w_is_here) ptx::mbarrier_wait(w_full(ring.w.slot), ring.w.parity);
+        if constexpr (COUNT > 0) {
+          const unsigned w = shared + W_AT + ring.w.slot * W_BYTES;
           const unsigned x_tap = x + (LEAD - tap * Layer::JUMP) * ROW_BYTES;
           ptx::wgmma_fence();
           if (LAST_STEPS == STEPS || chunk < CHUNKS - 1)
-            multiply<STEPS>(acc, x_tap, w, first);
+            multiply<COUNT, STEPS>(acc, x_tap, w, first);
           else
-            multiply<LAST_STEPS>(acc, x_tap, w, first);
+            multiply<COUNT, LAST_STEPS>(acc, x_tap, w, first);
           ptx::wgmma_commit();
           // With one stage of x, the next chunk cannot come before this one is released.
           if (X_STAGES == 1 && tap == Layer::TAPS - 1)
             ptx::wgmma_wait<0>();
           else
             ptx::wgmma_wait<1>();
-          if (thread == 0) {
-            if (!RESIDENT && w_held >= 0) ptx::mbarrier_arrive(w_empty(w_held));
-            if (x_held >= 0) ptx::mbarrier_arrive(x_empty(x_held));
-          }
-          w_held = w_ring.slot;
-          x_held = tap == Layer::TAPS - 1 ? x_ring.slot : -1;
-          if (X_STAGES == 1 && x_held >= 0) {
-            if (thread == 0) ptx::mbarrier_arrive(x_empty(x_held));
-            x_held = -1;
-          }
-          w_ring.template next<W_STAGES>();
         }
-        x_ring.template next<X_STAGES>();
+        if (thread == 0) {
+          if (w_held >= 0) release_w(group, w_held);
+          if (x_held >= 0) ptx::mbarrier_arrive(x_empty(x_held));
+        }
+        w_held = ring.w.slot;
+        x_held = tap == Layer::TAPS - 1 ? ring.x.slot : -1;
+        if (X_STAGES == 1 && x_held >= 0) {
+          if (thread == 0) ptx::mbarrier_arrive(x_empty(x_held));
+          x_held = -1;
+        }
+        ring.w.template next<W_STAGES>();
       }
-      ptx::wgmma_wait<0>();
-      if (thread == 0) {
-        if (!RESIDENT) ptx::mbarrier_arrive(w_empty(w_held));
-        if (x_held >= 0) ptx::mbarrier_arrive(x_empty(x_held));
-      }
-      store(acc, tile, group, thread);
+      ring.x.template next<X_STAGES>();
+    }
+    if constexpr (COUNT > 0) ptx::wgmma_wait<0>();
+    if (thread == 0) {
+      release_w(group, w_held);
+      if (x_held >= 0) ptx::mbarrier_arrive(x_empty(x_held));
+    }
+  }
+
+  __device__ void consume(int group, int thread) const {
+    if (thread == 0) {
+      Refill& next = refill(group);
+      next.index = blockIdx.x;
+      open(next);
+      for (int slot = 0; slot < W_STAGES; ++slot) load_w(next, slot, group == 0);
+    }
+    Rings ring;
+    Accumulators acc;
+    for (long long index = blockIdx.x; index < tiles; index += gridDim.x) {
+      const Tile tile = tile_at(index);
+      const long long position = tile.position + group * GROUP_POSITIONS;
+      const bool w_is_here = RESIDENT && index != blockIdx.x;
+      // The last tile of an image may have few positions.
+      const long long count = (end_position - position + 63) / 64;
+      if (count > Schedule::TILES / 2)
+        sum<Schedule::TILES>(acc, ring, group, thread, w_is_here);
+      else if (Schedule::TILES > 1 && count > 0)
+        sum<(Schedule::TILES + 1) / 2>(acc, ring, group, thread, w_is_here);
+      else
+        sum<0>(acc, ring, group, thread, w_is_here);
+      if (count > 0) store(acc, tile, group, thread);
     }
   }
 
@@ -465,7 +535,7 @@ struct GemmSm90 {
     }
     Span span = span_of(tile, position, part0 + first, phase0);
     const Element* row = buffer + first * PITCH + span.shift;
-#pragma unroll(MOVE_REGISTERS ? 1 : 4)
+#pragma unroll(Schedule::TILES * ROWS > (SIZE == 4 ? 128 : 112) ? 1 : 4)
     for (int segment = first; segment < segments; segment += STEP_SEGMENTS) {
       if (!WHOLE) span = span_of(tile, position, segment, phase0);
 #pragma unroll
@@ -536,25 +606,21 @@ struct GemmSm90 {
       }
       for (int s = 0; s < W_STAGES; ++s) {
         ptx::mbarrier_init(kernel.w_full(s), 1);
-        ptx::mbarrier_init(kernel.w_empty(s), CONSUMERS);
+        *kernel.w_releases(s) = 0;
       }
       ptx::mbarrier_init_fence();
     }
     __syncthreads();
     const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
     if (warp < 4 * CONSUMERS) {
-      if constexpr (MOVE_REGISTERS) ptx::registers_raise<184>();
+      if constexpr (MOVE_REGISTERS) ptx::registers_raise<CONSUMER_REGISTERS>();
       kernel.consume(warp / 4, threadIdx.x % 128);
     } else {
-      if constexpr (MOVE_REGISTERS) ptx::registers_lower<72>();
-      if (warp < 4 * CONSUMERS + PRODUCERS) {
-        if (kernel.pairs())
-          kernel.template produce_x<2>(threadIdx.x - 128 * CONSUMERS);
-        else
-          kernel.template produce_x<1>(threadIdx.x - 128 * CONSUMERS);
-      } else if (threadIdx.x % 32 == 0) {
-        kernel.produce_w();
-      }
+      if constexpr (MOVE_REGISTERS) ptx::registers_lower<PRODUCER_REGISTERS>();
+      if (kernel.pairs())
+        kernel.template produce_x<2>(warp - 4 * CONSUMERS, threadIdx.x % 32);
+      else
+        kernel.template produce_x<1>(warp - 4 * CONSUMERS, threadIdx.x % 32);
     }
   }
 

@@ -70,6 +70,13 @@ __device__ __forceinline__ void store_shared(unsigned address, unsigned a, unsig
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
+// Adds one and returns what was there; what other threads did before theirs is done.
+__device__ __forceinline__ int shared_increment(int* counter) {
+  int before;
+  asm volatile("atom.shared::cta.acq_rel.cta.add.u32 %0, [%1], 1;" : "=r"(before) : "r"(shared_address(counter)) : "memory");
+  return before;
+}
+
 // --- conversions --------------------------------------------------------------------------------
 
 // To the nearest TF32 value, ties away from zero, as bits.

@@ -45,8 +45,8 @@ struct Shape {
   [[nodiscard]] std::int64_t weight_entries() const { return chunks * taps; }
 };
 
-constexpr int kProducers = 7;  // warps that bring x
-int threads(const Schedule& s) { return 128 * s.warpgroups + 32 * kProducers + 32; }
+constexpr int kProducers = 8;  // warps that bring x
+int threads(const Schedule& s) { return 128 * s.warpgroups + 32 * kProducers; }
 
 std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   const Shape shape(p);
@@ -71,7 +71,8 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
                                     ? std::min<std::int64_t>(s.weight_stages, shape.weight_entries())
                                     : s.weight_stages;
   const std::int64_t out_at = ceil_div(s.stages * x_bytes + w_stages * shape.weight_bytes(s), 128) * 128;
-  return out_at + ceil_div(s.warpgroups * out_bytes, 128) * 128 + 16 * (s.stages + w_stages) + 1024;
+  return out_at + ceil_div(s.warpgroups * out_bytes, 128) * 128 + 16 * (s.stages + w_stages) + 32 * s.warpgroups +
+         1024;
 }
 
 std::optional<std::string> refuse(const Problem& p, const Target& target) {
