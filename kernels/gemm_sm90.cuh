@@ -115,8 +115,9 @@ struct GemmSm90 {
   static constexpr int THREADS = 128 * CONSUMERS + 32 * PRODUCERS;
   // Two consumer groups take registers from the producers. More than the launch's, and the block would wait for them forever.
   static constexpr bool MOVE_REGISTERS = CONSUMERS == 2;
-  static constexpr int CONSUMER_REGISTERS = 184, PRODUCER_REGISTERS = 72;
-  static_assert(CONSUMERS <= 2 && CONSUMER_REGISTERS + PRODUCER_REGISTERS == 2 * 65536 / 512);
+  // 16-bit samples take more arithmetic on their way out than 32-bit ones.
+  static constexpr int CONSUMER_REGISTERS = SIZE == 4 ? 184 : 192, PRODUCER_REGISTERS = 256 - CONSUMER_REGISTERS;
+  static_assert(CONSUMERS <= 2 && PRODUCERS == 8, "512 threads of 128 registers: half of them consumers");
 
   static_assert(ROWS % 8 == 0 && W_PLANE % 256 == 0, "a swizzle repeats every 8 rows");
   static_assert(W_PLANE % 1024 == 0 || ROW_BYTES < 128, "a 128-byte swizzle repeats every 1024 bytes");
