@@ -6,6 +6,7 @@
 // Packed weights: [group][tap j][C_IN][live phase][PADDED_C_OUT], in the type of the sums.
 #pragma once
 
+#include "activation.cuh"
 #include "call.h"
 #include "copy.cuh"
 #include "element.cuh"
@@ -13,8 +14,8 @@
 
 namespace tconv {
 
-// Layer: Storage; C_IN and C_OUT of a group, PADDED_C_OUT, GROUPS, K, STRIDE, PADDING, DILATION, GAP; and the tile:
-// PHASES times CHANNELS rows padded to ROWS, POSITIONS, THREAD_ROWS x THREAD_POSITIONS of them a thread, and a step of
+// Layer: Storage; C_IN and C_OUT of a group, PADDED_C_OUT, GROUPS, K, STRIDE, PADDING, DILATION, GAP; its activations
+// (activation.cuh); and the tile: PHASES times CHANNELS rows padded to ROWS, POSITIONS, THREAD_ROWS x THREAD_POSITIONS of them a thread, and a step of
 // DEPTH input channels and STEP_TAPS taps.
 template <class Layer>
 struct DirectTile {
@@ -73,6 +74,15 @@ struct DirectPlace {
   long long position;  // q of column 0
 };
 
+// The index into x of a step's first column.
+template <class Layer>
+__device__ __forceinline__ long long first_sample(const DirectPlace& place, int step) {
+  using Tile = DirectTile<Layer>;
+  using P = Phases<Layer>;
+  const int tap = step % Tile::TAP_STEPS * Layer::STEP_TAPS;
+  return place.position - P::behind(place.phase) - tap * P::OFFSET_STEP - Tile::SPAN;
+}
+
 template <class Layer>
 __device__ __forceinline__ void stage_step(const Call& call, const DirectPlace& place, int step,
                                            typename DirectTile<Layer>::Sum* stage) {
@@ -103,7 +113,7 @@ __device__ __forceinline__ void stage_step(const Call& call, const DirectPlace& 
                                                               w + (present ? from : 0), present);
   }
 
-  const long long first = place.position - P::behind(place.phase) - tap * P::OFFSET_STEP - Tile::SPAN;
+  const long long first = first_sample<Layer>(place, step);
   const Storage* const x = static_cast<const Storage*>(call.x) + place.image * call.x_stride_b +
                            (static_cast<long long>(place.group) * Layer::C_IN + channel) * call.x_stride_c;
 #pragma unroll(sizeof(Storage) >= 4 ? 1 : 2)
@@ -117,8 +127,28 @@ __device__ __forceinline__ void stage_step(const Call& call, const DirectPlace& 
                                   present ? x + from : static_cast<const Storage*>(call.x), present);
     } else {
       // Two bytes are too few for an asynchronous copy, and here the sums' type is wider.
-      stage[Tile::W_ELEMENTS + e] = present ? Element<Storage>::widen(x[from]) : Sum(0);
+      const Sum alpha = present ? alpha_before<Layer, Sum>(call.x_alpha, place.group * Layer::C_IN + channel + ci) : Sum(0);
+      stage[Tile::W_ELEMENTS + e] = present ? before<Layer>(Element<Storage>::widen(x[from]), alpha) : Sum(0);
     }
+  }
+}
+
+// What the thread itself copied of a step's x, for which it need not wait for others.
+template <class Layer>
+__device__ __forceinline__ void activate_step(const Call& call, const DirectPlace& place, int step,
+                                              typename DirectTile<Layer>::Sum* stage) {
+  using Tile = DirectTile<Layer>;
+  using Sum = typename Tile::Sum;
+  if constexpr (Layer::BEFORE == Activation::none || sizeof(typename Tile::Storage) < 4) return;
+  const int channel = step / Tile::TAP_STEPS * Layer::DEPTH;
+  const long long first = first_sample<Layer>(place, step);
+#pragma unroll 1
+  for (int e = static_cast<int>(threadIdx.x); e < Layer::DEPTH * Tile::WINDOW; e += Tile::THREADS) {
+    const int ci = channel + e / Tile::WINDOW;
+    const long long i = first + e % Tile::WINDOW;
+    if (ci >= Layer::C_IN || i < 0 || i >= call.length) continue;
+    Sum& x = stage[Tile::W_ELEMENTS + e];
+    x = before<Layer>(x, alpha_before<Layer, Sum>(call.x_alpha, place.group * Layer::C_IN + ci));
   }
 }
 
@@ -149,6 +179,7 @@ __device__ __forceinline__ void direct_tile(const Call& call, const DirectPlace&
 #pragma unroll 1
   for (int step = 0; step < Tile::STEPS; ++step) {
     wait_copies();
+    activate_step<Layer>(call, place, step, shared + step % 2 * Tile::STAGE);
     __syncthreads();  // this step has arrived, and nobody reads the other stage any more
     if (step + 1 < Tile::STEPS) stage_step<Layer>(call, place, step + 1, shared + (step + 1) % 2 * Tile::STAGE);
     const Sum* const w = shared + step % 2 * Tile::STAGE + row;
@@ -206,16 +237,19 @@ __device__ __forceinline__ void direct_tile(const Call& call, const DirectPlace&
       if (place.channel + c >= Layer::C_OUT || f >= P::LIVE || t < 0 || t >= call.out_length) continue;
       Sum sum = bias ? Element<Storage>::widen(bias[channel + c]) : Sum(0);
       if (f >= 0) sum += shared[((f - place.phase) * Layer::CHANNELS + c) * PITCH + q];
-      y[c * call.y_stride_c + t] = Element<Storage>::narrow(sum);
+      const Sum alpha = alpha_after<Layer, Sum>(call.y_alpha, channel + c);
+      y[c * call.y_stride_c + t] = Element<Storage>::narrow(after<Layer>(sum, alpha));
     }
     if constexpr (!Tile::WHOLE && P::LIVE < Layer::STRIDE) {
       if (place.phase != 0) continue;
       for (int c = 0; c < Layer::CHANNELS && place.channel + c < Layer::C_OUT; ++c) {
         const Sum sum = bias ? Element<Storage>::widen(bias[channel + c]) : Sum(0);
+        const Storage dead =
+            Element<Storage>::narrow(after<Layer>(sum, alpha_after<Layer, Sum>(call.y_alpha, channel + c)));
         for (long long e = threadIdx.x; e < static_cast<long long>(COLUMNS) * Layer::STRIDE; e += Tile::THREADS) {
           const long long t = t0 + e;
           if (t < 0 || t >= call.out_length || P::of_residue(static_cast<int>(e % Layer::STRIDE)) >= 0) continue;
-          y[c * call.y_stride_c + t] = Element<Storage>::narrow(sum);
+          y[c * call.y_stride_c + t] = dead;
         }
       }
     }

@@ -7,12 +7,13 @@
 //
 // Warps: 4 a consumer group (wgmma and the epilogue), producers of x, one producer of w. Blocks are persistent.
 //
-// Layer:    C_IN, C_OUT (of one group), GROUPS, K, STRIDE, PADDING, GAP, LIVE, STEP, TAPS, JUMP, BIAS, Storage. Tap number t
-//           of every phase reads x[position - t * JUMP]; see src/cuda/layer.hpp.
+// Layer:    C_IN, C_OUT (of one group), GROUPS, K, STRIDE, PADDING, GAP, LIVE, STEP, TAPS, JUMP, BIAS, Storage, and its
+//           activations (activation.cuh). Tap number t of every phase reads x[position - t * JUMP]; see src/cuda/layer.hpp.
 // Schedule: ROWS (wgmma's N, rows of a tile), TILES (64 positions each, of one consumer group), CONSUMERS, X_STAGES,
 //           W_STAGES.
 #pragma once
 
+#include "activation.cuh"
 #include "call.h"
 #include "element.cuh"
 #include "ptx.cuh"
@@ -182,6 +183,7 @@ struct GemmSm90 {
     const Element* start;  // of the first row and channel of this chunk; never read where i is outside of x
     long long i;           // index into x of the first row
     int channels;          // of this chunk that exist
+    const float* alpha;    // of the first channel; read by snake alone
   };
 
   // Samples of one load: adjacent positions of one channel.
@@ -201,6 +203,21 @@ struct GemmSm90 {
       const bool real = inside && (Layer::C_IN % CHUNK == 0 || column * UNIT + e < from.channels);
       values[e] = real ? *reinterpret_cast<const Samples<WIDTH>*>(p) : Samples<WIDTH>{};
       p += call.x_stride_c;
+    }
+  }
+
+  // In storage's own type, which is what the matrix unit multiplies. What is absent is zero and stays it by every formula;
+  // an alpha that is no number would not let it. The ends of x lie at even rows: one load's samples are there together.
+  template <int WIDTH>
+  __device__ void activate_units(const Source& from, int row, int column, Samples<WIDTH> (&values)[UNIT]) const {
+    constexpr bool SNAKE = Layer::BEFORE == Activation::snake;
+    if (SNAKE && (from.i + row < 0 || from.i + row >= call.length)) return;
+#pragma unroll
+    for (int e = 0; e < UNIT; ++e) {
+      if (SNAKE && Layer::C_IN % CHUNK != 0 && column * UNIT + e >= from.channels) break;
+      const float alpha = alpha_before<Layer, float>(from.alpha, column * UNIT + e);
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) values[e].at[i] = round(before<Layer>(load(values[e].at[i]), alpha));
     }
   }
 
@@ -243,7 +260,8 @@ struct GemmSm90 {
     constexpr int ITEMS = ROW_ITEMS * UNITS;
     // In as few batches as the registers allow, and even ones: every batch waits for memory once.
     constexpr int ROUNDS = (ITEMS + PRODUCER_THREADS - 1) / PRODUCER_THREADS;
-    constexpr int MOST = (SIZE == 4 ? 40 : 24) / (WIDTH * SIZE <= 4 ? UNIT : UNIT * WIDTH * SIZE / 4);
+    constexpr int ROOM = SIZE == 4 ? 40 : Layer::BEFORE == Activation::snake ? 16 : 24;  // the sine needs its own
+    constexpr int MOST = ROOM / (WIDTH * SIZE <= 4 ? UNIT : UNIT * WIDTH * SIZE / 4);
     constexpr int BATCHES = (ROUNDS + MOST - 1) / MOST;
     constexpr int IN_FLIGHT = (ROUNDS + BATCHES - 1) / BATCHES;
 #pragma unroll 1
@@ -257,7 +275,10 @@ struct GemmSm90 {
 #pragma unroll
       for (int b = 0; b < IN_FLIGHT; ++b) {
         const int item = item0 + b * PRODUCER_THREADS;
-        if (item < ITEMS) store_units<WIDTH>(stage, item % ROW_ITEMS * WIDTH, item / ROW_ITEMS, values[b]);
+        if (item >= ITEMS) continue;
+        if constexpr (Layer::BEFORE != Activation::none)
+          activate_units<WIDTH>(from, item % ROW_ITEMS * WIDTH, item / ROW_ITEMS, values[b]);
+        store_units<WIDTH>(stage, item % ROW_ITEMS * WIDTH, item / ROW_ITEMS, values[b]);
       }
     }
   }
@@ -284,6 +305,7 @@ struct GemmSm90 {
         Source from;
         from.i = tile.position - LEAD;
         from.channels = Layer::C_IN - chunk * CHUNK;
+        from.alpha = static_cast<const float*>(call.x_alpha) + tile.group * Layer::C_IN + chunk * CHUNK;
         from.start = static_cast<const Element*>(call.x) + tile.image * call.x_stride_b + from.i * call.x_stride_t +
                      (static_cast<long long>(tile.group) * Layer::C_IN + chunk * CHUNK) * call.x_stride_c;
         if (LAST_STEPS == STEPS || chunk < CHUNKS - 1)
@@ -433,16 +455,18 @@ struct GemmSm90 {
             (Layer::LIVE % TILE_PHASES != 0 && phase0 + phase >= Layer::LIVE))
           continue;
         const float b = Layer::BIAS ? load(bias[channel]) : 0.0f;
+        const float alpha = alpha_after<Layer, float>(call.y_alpha, tile.group * Layer::C_OUT + channel0 + channel);
+        const Element dead = round(after<Layer>(b, alpha));
 #pragma unroll
         for (int t = 0; t < Schedule::TILES; ++t) {
           const int q = t * 64 + warp * 16 + j / 2 % 2 * 8 + lane / 4;
           const int shift = Layer::LIVE == 1 && WHOLE ? (j % 2 == 0 ? shift0 : shift1) : start_shift(base, WHOLE ? channel : q);
           Element* const to = buffer + shift + phase * Layer::GAP +
                               (WHOLE ? (channel - part * PART_CHANNELS) * PITCH + q * Layer::STRIDE : q * PITCH);
-          *to = round(acc[t][j] + b);
+          *to = round(after<Layer>(acc[t][j] + b, alpha));
           // Dead phases: the samples up to the next live one.
 #pragma unroll
-          for (int e = 1; e < Layer::GAP; ++e) to[e] = round(b);
+          for (int e = 1; e < Layer::GAP; ++e) to[e] = dead;
         }
       }
       ptx::barrier(1 + group, 128);

@@ -1,9 +1,11 @@
 // What NVRTC makes of every solver's kernels, for every architecture that has a sheet, on a machine without a GPU.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <string>
 
 #include "cuda/compile.hpp"
+#include "cuda/plan.hpp"
 #include "cuda/solver.hpp"
 #include "problem/grammar.hpp"
 #include "util/error.hpp"
@@ -19,33 +21,62 @@ constexpr const char* kLayers[] = {
     "i37_o23_l100_k10_s5_p3_a2_bf16_bias", "i32_o64_l100_k3_s2_p1_d2_f32",
 };
 
-class Solvers : public testing::TestWithParam<const char*> {};
+class Solvers : public testing::TestWithParam<const char*> {
+ protected:
+  // A schedule of the layer's first solver. Skips the test without NVRTC.
+  void expect_no_spills(const Layer& layer, const Solver& solver, const Schedule& schedule) const {
+    const Target& target = *find_target(GetParam());
+    const Problem& problem = layer.problem;
+    Cubin cubin;
+    try {
+      cubin = compile(solver.source(layer, target, schedule), architecture_of(target.sm));
+    } catch (const Error& error) {
+      if (error.exit() == Exit::no_device) GTEST_SKIP() << error.what();
+      throw;
+    }
+    const std::string what = fmt::format("{}, {}, {} before, {} after", print_word(problem), print(schedule),
+                                         name(layer.before), name(layer.after));
+    EXPECT_GT(cubin.registers, 0) << what;
+    // The widest 16-bit tile does spill, in its epilogue: docs/cuda_engine.md.
+    const bool widest_half =
+        &solver == &kGemmSm90 && bytes_per_element(problem.arithmetic) == 2 && schedule.positions > 128;
+    if (widest_half) return;
+    EXPECT_EQ(cubin.spill_bytes, 0) << what;
+    EXPECT_EQ(cubin.stack_bytes, 0) << what;
+  }
+};
 
 TEST_P(Solvers, CompileWithoutSpills) {
-  const Target& target = *find_target(GetParam());
   for (const char* word : kLayers) {
     const Problem problem = parse_workload(word).problem;
-    const Solver* chosen = nullptr;
-    for (const Solver* solver : solvers())
-      if (chosen == nullptr && !solver->refuse(problem, target)) chosen = solver;
-    ASSERT_NE(chosen, nullptr) << word;
-    const auto schedules = chosen->schedules(problem, target);
-    ASSERT_FALSE(schedules.empty()) << word;
-    for (const Schedule& schedule : schedules) {
-      Cubin cubin;
-      try {
-        cubin = compile(chosen->source(problem, target, schedule), architecture_of(target.sm));
-      } catch (const Error& error) {
-        if (error.exit() == Exit::no_device) GTEST_SKIP() << error.what();
-        throw;
-      }
-      EXPECT_GT(cubin.registers, 0) << word;
-      // The widest 16-bit tile does spill, in its epilogue: docs/cuda_engine.md.
-      const bool widest_half =
-          chosen == &kGemmSm90 && bytes_per_element(problem.arithmetic) == 2 && schedule.positions > 128;
-      if (!widest_half) {
-        EXPECT_EQ(cubin.spill_bytes, 0) << word << ", " << schedule.positions << " positions";
-      }
+    const Choice choice = choose_solver(problem, *find_target(GetParam()));
+    for (const Schedule& schedule : choice.schedules) {
+      expect_no_spills({.problem = problem}, *choice.solver, schedule);
+      if (IsSkipped()) return;
+    }
+  }
+}
+
+// Of each kernel the tile with the most work a thread, and one with both activations of a kind.
+TEST_P(Solvers, ActivationsDoNotSpill) {
+  struct Around {
+    Activation before, after;
+  };
+  constexpr Around kAround[] = {{Activation::leaky_relu, Activation::none},
+                                {Activation::snake, Activation::none},
+                                {Activation::none, Activation::tanh},
+                                {Activation::elu, Activation::gelu}};
+  for (const char* word : {"i512_o256_l100_k16_s8_p4_f16_bias", "i32_o64_l100_k3_s2_p1_d2_tf32",
+                           "i24_o24_l100_k12_s2_g24_f32", "i6_o9_l100_k7_s3_p2_d4_g3_f64"}) {
+    const Problem problem = parse_workload(word).problem;
+    const Choice choice = choose_solver(problem, *find_target(GetParam()));
+    const Schedule& widest = choice.schedules.front();
+    const Schedule& schedule = choice.schedules[widest.positions > 128 && choice.solver == &kGemmSm90 ? 1 : 0];
+    for (const auto [before, after] : kAround) {
+      expect_no_spills(
+          {.problem = problem, .before = before, .after = after, .before_parameter = 0.1, .after_parameter = -0x1.8p-3},
+          *choice.solver, schedule);
+      if (IsSkipped()) return;
     }
   }
 }

@@ -99,7 +99,8 @@ std::vector<Schedule> schedules(const Problem& p, const Target&) {
   return all;
 }
 
-std::string source(const Problem& p, const Target&, const Schedule& s) {
+std::string source(const Layer& layer, const Target&, const Schedule& s) {
+  const Problem& p = layer.problem;
   const Tile tile = tile_of(p, s);
   return fmt::format(
       "#include \"direct.cuh\"\n\n"
@@ -112,7 +113,7 @@ std::string source(const Problem& p, const Target&, const Schedule& s) {
       "  tconv::direct<Layer>(call);\n}}\n\n"
       "extern \"C\" __global__ void pack(const __grid_constant__ tconv::Pack pack) {{\n"
       "  tconv::pack_direct<Layer>(pack);\n}}\n",
-      layer_constants(p), padded_channels(p), tile.rows, tile.positions, tile.thread_rows, tile.thread_positions,
+      layer_constants(layer), padded_channels(p), tile.rows, tile.positions, tile.thread_rows, tile.thread_positions,
       tile.phases, tile.channels, tile.depth, tile.step_taps, tile.threads(), std::max(1, 512 / tile.threads()));
 }
 

@@ -148,7 +148,8 @@ std::int64_t packed_bytes(const Problem& p, const Schedule& s) {
   return shape.groups * shape.row_tiles(s) * shape.weight_entries() * shape.weight_bytes(s);
 }
 
-std::string source(const Problem& p, const Target&, const Schedule& s) {
+std::string source(const Layer& layer, const Target&, const Schedule& s) {
+  const Problem& p = layer.problem;
   const Shape shape(p);
   const char* storage = p.arithmetic == Arithmetic::f32    ? "AsF32"
                         : p.arithmetic == Arithmetic::tf32 ? "AsTf32"
@@ -160,7 +161,7 @@ std::string source(const Problem& p, const Target&, const Schedule& s) {
       "  using Storage = tconv::{};\n"
       "  static constexpr int C_IN = {}, C_OUT = {}, GROUPS = {}, K = {}, STRIDE = {}, PADDING = {};\n"
       "  static constexpr int GAP = {}, LIVE = {}, STEP = {}, TAPS = {}, JUMP = {};\n"
-      "  static constexpr bool BIAS = {};\n"
+      "  static constexpr bool BIAS = {};\n{}"
       "}};\n\n"
       "struct Schedule {{\n"
       "  static constexpr int ROWS = {}, TILES = {}, CONSUMERS = {}, X_STAGES = {}, W_STAGES = {};\n"
@@ -174,8 +175,9 @@ std::string source(const Problem& p, const Target&, const Schedule& s) {
       "extern \"C\" __global__ void pack(const __grid_constant__ tconv::Pack call) {{\n"
       "  Gemm::pack(call);\n}}\n",
       storage, shape.c_in, shape.c_out, shape.groups, p.kernel, p.stride, p.padding, shape.gap, shape.live,
-      p.dilation / shape.gap, shape.taps, shape.jump, p.bias, s.rows, s.positions / s.warpgroups / 64, s.warpgroups,
-      s.stages, s.weight_stages, shared_bytes(p, s), threads(s), packed_bytes(p, s));
+      p.dilation / shape.gap, shape.taps, shape.jump, p.bias, activation_constants(layer), s.rows,
+      s.positions / s.warpgroups / 64, s.warpgroups, s.stages, s.weight_stages, shared_bytes(p, s), threads(s),
+      packed_bytes(p, s));
 }
 
 Launch pack_launch(const Problem& p, const Schedule& s) {

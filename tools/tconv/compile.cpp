@@ -37,7 +37,8 @@ Exit run(const Options& options) {
   std::string text = fmt::format("{} for {}: {}\n", print_word(problem), architecture, choice.solver->name);
   auto to = std::back_inserter(text);
   for (const cuda::Schedule& schedule : choice.schedules) {
-    const cuda::Cubin cubin = cuda::compile(choice.solver->source(problem, target, schedule), architecture);
+    const cuda::Cubin cubin =
+        cuda::compile(choice.solver->source({.problem = problem}, target, schedule), architecture);
     const cuda::Launch launch = choice.solver->launch(workload, target, schedule);
     const int shared = launch.shared_bytes + cubin.static_shared_bytes;
     const Occupancy resident = occupancy(target, cubin.registers, shared, launch.threads);
