@@ -11,11 +11,12 @@
 #include "copy.cuh"
 #include "element.cuh"
 #include "phases.cuh"
+#include "ptx.cuh"
 
 namespace tconv {
 
 // Layer: Storage; C_IN and C_OUT of a group, PADDED_C_OUT, GROUPS, K, STRIDE, PADDING, DILATION, GAP; its activations
-// (activation.cuh); and the tile: PHASES times CHANNELS rows padded to ROWS, POSITIONS, THREAD_ROWS x THREAD_POSITIONS of them a thread, and a step of
+// (activation.cuh); SPLITS, the blocks of a cluster that share a tile, each the sum over some of its steps; and the tile: PHASES times CHANNELS rows padded to ROWS, POSITIONS, THREAD_ROWS x THREAD_POSITIONS of them a thread, and a step of
 // DEPTH input channels and STEP_TAPS taps.
 template <class Layer>
 struct DirectTile {
@@ -46,6 +47,7 @@ struct DirectTile {
   static constexpr bool WHOLE = PHASE_TILES == 1 && Layer::STRIDE <= 4096;
   static constexpr int TAP_STEPS = (P::TAPS + Layer::STEP_TAPS - 1) / Layer::STEP_TAPS;
   static constexpr int STEPS = (Layer::C_IN + Layer::DEPTH - 1) / Layer::DEPTH * TAP_STEPS;
+  static_assert(Layer::SPLITS <= STEPS, "every block has a step");
 
   static constexpr int W_VECTOR =
       Layer::CHANNELS % 4 == 0 && Layer::PADDED_C_OUT % 4 == 0 ? 16 / static_cast<int>(sizeof(Sum)) : 1;
@@ -64,6 +66,16 @@ struct DirectTile {
   static constexpr int ELEMENTS = 2 * STAGE > pass_elements(PASS) ? 2 * STAGE : pass_elements(PASS);
   static_assert(ELEMENTS * sizeof(Sum) <= (48 << 10), "static shared memory ends at 48 KiB");
 };
+
+// Until all blocks that share a tile are here.
+template <class Layer>
+__device__ __forceinline__ void wait_for_blocks() {
+  if constexpr (Layer::SPLITS == 1) {
+    __syncthreads();
+  } else {
+    ptx::cluster_barrier();
+  }
+}
 
 // Where a block's tile lies.
 struct DirectPlace {
@@ -174,14 +186,17 @@ __device__ __forceinline__ void direct_tile(const Call& call, const DirectPlace&
     column -= P::behind(place.phase + f) - P::behind(place.phase);
   }
 
+  const int split = Layer::SPLITS == 1 ? 0 : static_cast<int>(ptx::cluster_rank());
+  const int first_step = static_cast<int>(1ll * split * Tile::STEPS / Layer::SPLITS);
+  const int end_step = static_cast<int>((split + 1ll) * Tile::STEPS / Layer::SPLITS);
   Sum sums[TM][TN] = {};
-  stage_step<Layer>(call, place, 0, shared);
+  stage_step<Layer>(call, place, first_step, shared + first_step % 2 * Tile::STAGE);
 #pragma unroll 1
-  for (int step = 0; step < Tile::STEPS; ++step) {
+  for (int step = first_step; step < end_step; ++step) {
     wait_copies();
     activate_step<Layer>(call, place, step, shared + step % 2 * Tile::STAGE);
     __syncthreads();  // this step has arrived, and nobody reads the other stage any more
-    if (step + 1 < Tile::STEPS) stage_step<Layer>(call, place, step + 1, shared + (step + 1) % 2 * Tile::STAGE);
+    if (step + 1 < end_step) stage_step<Layer>(call, place, step + 1, shared + (step + 1) % 2 * Tile::STAGE);
     const Sum* const w = shared + step % 2 * Tile::STAGE + row;
     const Sum* const x = shared + step % 2 * Tile::STAGE + Tile::W_ELEMENTS + column;
 #pragma unroll 1
@@ -215,7 +230,11 @@ __device__ __forceinline__ void direct_tile(const Call& call, const DirectPlace&
   constexpr int PITCH = COLUMNS + 1;  // odd, against bank conflicts between rows
 #pragma unroll
   for (int pass = 0; pass < TN / Tile::PASS; ++pass) {
-    __syncthreads();
+    if (pass == 0) {
+      __syncthreads();
+    } else {
+      wait_for_blocks<Layer>();  // they have read the pass before
+    }
 #pragma unroll
     for (int m = 0; m < TM; ++m) {
 #pragma unroll
@@ -223,25 +242,33 @@ __device__ __forceinline__ void direct_tile(const Call& call, const DirectPlace&
         shared[(row + m) * PITCH + thread_x + n * Tile::THREADS_X] = sums[m][pass * Tile::PASS + n];
       }
     }
-    __syncthreads();
+    wait_for_blocks<Layer>();
     const long long t0 = (place.position + pass * COLUMNS) * Layer::STRIDE - Layer::PADDING;
     constexpr int SAMPLES = Tile::WHOLE ? Layer::STRIDE : Layer::PHASES;
     static_assert(static_cast<long long>(Layer::CHANNELS) * COLUMNS * SAMPLES < (1 << 30),
                   "samples are counted in int");
 #pragma unroll 2
-    for (int e = static_cast<int>(threadIdx.x); e < Layer::CHANNELS * COLUMNS * SAMPLES; e += Tile::THREADS) {
+    for (int e = split * Tile::THREADS + static_cast<int>(threadIdx.x); e < Layer::CHANNELS * COLUMNS * SAMPLES;
+         e += Layer::SPLITS * Tile::THREADS) {
       const int c = e / (COLUMNS * SAMPLES), q = e / SAMPLES % COLUMNS, s = e % SAMPLES;
       const int f = Tile::WHOLE ? P::of_residue(s) : place.phase + s;
       const int residue = Tile::WHOLE ? s : P::residue(f);
       const long long t = t0 + static_cast<long long>(q) * Layer::STRIDE + residue;
       if (place.channel + c >= Layer::C_OUT || f >= P::LIVE || t < 0 || t >= call.out_length) continue;
       Sum sum = bias ? Element<Storage>::widen(bias[channel + c]) : Sum(0);
-      if (f >= 0) sum += shared[((f - place.phase) * Layer::CHANNELS + c) * PITCH + q];
+      if (f >= 0) {
+        const Sum* const at = shared + ((f - place.phase) * Layer::CHANNELS + c) * PITCH + q;
+        if constexpr (Layer::SPLITS == 1) {
+          sum += *at;
+        } else {
+          sum += ptx::sum_of_blocks<Sum, Layer::SPLITS>(ptx::shared_address(at));
+        }
+      }
       const Sum alpha = alpha_after<Layer, Sum>(call.y_alpha, channel + c);
       y[c * call.y_stride_c + t] = Element<Storage>::narrow(after<Layer>(sum, alpha));
     }
     if constexpr (!Tile::WHOLE && P::LIVE < Layer::STRIDE) {
-      if (place.phase != 0) continue;
+      if (place.phase != 0 || split != 0) continue;
       for (int c = 0; c < Layer::CHANNELS && place.channel + c < Layer::C_OUT; ++c) {
         const Sum sum = bias ? Element<Storage>::widen(bias[channel + c]) : Sum(0);
         const Storage dead =
@@ -254,7 +281,7 @@ __device__ __forceinline__ void direct_tile(const Call& call, const DirectPlace&
       }
     }
   }
-  __syncthreads();  // before the next tile is staged
+  wait_for_blocks<Layer>();  // before the next tile is staged
 }
 
 template <class Layer>
@@ -268,7 +295,7 @@ __device__ __forceinline__ void direct(const Call& call) {
   constexpr int ROW_TILES = Tile::CHANNEL_TILES * Tile::PHASE_TILES;
   const long long tiles = call.batch * Layer::GROUPS * position_tiles * ROW_TILES;
   // More tiles than a grid has blocks are possible.
-  for (long long tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+  for (long long tile = blockIdx.x / Layer::SPLITS; tile < tiles; tile += gridDim.x / Layer::SPLITS) {
     // Tiles of the same x run side by side.
     const int rows = static_cast<int>(tile % ROW_TILES);
     const long long rest = tile / ROW_TILES, plane = rest / position_tiles;

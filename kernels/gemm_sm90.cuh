@@ -10,7 +10,7 @@
 // Layer:    C_IN, C_OUT (of one group), GROUPS, K, STRIDE, PADDING, GAP, LIVE, STEP, TAPS, JUMP, BIAS, Storage, and its
 //           activations (activation.cuh). Tap number t of every phase reads x[position - t * JUMP]; see src/cuda/layer.hpp.
 // Schedule: ROWS (wgmma's N, rows of a tile), TILES (64 positions each, of one consumer group), CONSUMERS, X_STAGES,
-//           W_STAGES.
+//           W_STAGES, SPLITS: blocks of a cluster that share a tile, each the sum over some of the chunks.
 #pragma once
 
 #include "activation.cuh"
@@ -65,6 +65,7 @@ struct GemmSm90 {
   static constexpr int PLANES = Storage::TERMS == 3 ? 2 : 1;  // hi and lo
 
   static constexpr int CONSUMERS = Schedule::CONSUMERS;
+  static constexpr int SPLITS = Schedule::SPLITS;
   static constexpr int GROUP_POSITIONS = 64 * Schedule::TILES;
   static constexpr int POSITIONS = GROUP_POSITIONS * CONSUMERS;
   static constexpr int SPAN = (Layer::TAPS - 1) * Layer::JUMP;  // positions before the tile that it reads
@@ -85,7 +86,8 @@ struct GemmSm90 {
   static constexpr int W_BYTES = W_PLANE * PLANES;
   static constexpr int W_ENTRIES = CHUNKS * Layer::TAPS;  // of a row tile
   // All weights stay in shared memory when a block never needs others.
-  static constexpr bool RESIDENT = ROW_TILES == 1 && Layer::GROUPS == 1 && W_ENTRIES <= Schedule::W_STAGES;
+  static constexpr bool RESIDENT = ROW_TILES == 1 && Layer::GROUPS == 1 && W_ENTRIES <= Schedule::W_STAGES &&
+                                   SPLITS == 1;
   static constexpr int W_STAGES = RESIDENT ? W_ENTRIES : Schedule::W_STAGES;
   static constexpr int X_STAGES = Schedule::X_STAGES;
 
@@ -103,13 +105,19 @@ struct GemmSm90 {
   static constexpr int PARTS = parts_from(1);
   static constexpr int PART_CHANNELS = TILE_CHANNELS / PARTS;
   static constexpr int SEGMENTS = WHOLE ? PART_CHANNELS : GROUP_POSITIONS;
-  static constexpr int OUT_BYTES = SEGMENTS * PITCH * SIZE;
+  // Split, it holds a block's own sums instead, for the others to read: a row of the tile's rows for each position, in
+  // whose pitch neither the writes of an accumulator's pairs nor reads along a row meet in a bank.
+  static constexpr int SUMS_PITCH = ROWS + (40 - ROWS % 32) % 32;
+  static constexpr int OUT_BYTES = SPLITS > 1 ? GROUP_POSITIONS * SUMS_PITCH * 4 : SEGMENTS * PITCH * SIZE;
+  static_assert(GROUP_POSITIONS % SPLITS == 0 && SPLITS <= CHUNKS, "every block has chunks to sum and positions to store");
 
   static constexpr int X_AT = 0;
   static constexpr int W_AT = X_AT + X_STAGES * X_BYTES;
   static constexpr int OUT_AT = (W_AT + W_STAGES * W_BYTES + 127) / 128 * 128;
   static constexpr int BARRIERS_AT = OUT_AT + (CONSUMERS * OUT_BYTES + 127) / 128 * 128;
-  static constexpr int SHARED_BYTES = BARRIERS_AT + 8 * 2 * (X_STAGES + W_STAGES) + 1024;  // and room to align
+  static constexpr int SUMS_BARRIERS = SPLITS > 1 ? CONSUMERS : 0;
+  static constexpr int SHARED_BYTES =
+      BARRIERS_AT + 8 * 2 * (X_STAGES + W_STAGES + SUMS_BARRIERS) + 1024;  // and room to align
 
   // Seven producers of x and the one of w are two groups of four warps, which give registers up where the accumulators need
   // more than an even share.
@@ -140,6 +148,15 @@ struct GemmSm90 {
   __device__ unsigned x_empty(int s) const { return x_full(X_STAGES + s); }
   __device__ unsigned w_full(int s) const { return x_full(2 * X_STAGES + s); }
   __device__ unsigned w_empty(int s) const { return x_full(2 * X_STAGES + W_STAGES + s); }
+  __device__ unsigned sums_full(int group) const { return x_full(2 * (X_STAGES + W_STAGES) + group); }
+  __device__ unsigned sums_empty(int group) const { return sums_full(CONSUMERS + group); }
+
+  // The blocks of a cluster take the same tiles, and each its own chunks.
+  __device__ static int split() { return SPLITS == 1 ? 0 : static_cast<int>(ptx::cluster_rank()); }
+  __device__ static long long first_tile() { return blockIdx.x / SPLITS; }
+  __device__ static long long tile_step() { return gridDim.x / SPLITS; }
+  __device__ static int first_chunk() { return split() * CHUNKS / SPLITS; }
+  __device__ static int end_chunk() { return (split() + 1) * CHUNKS / SPLITS; }
 
   struct Tile {
     int row_tile, group;
@@ -297,9 +314,9 @@ struct GemmSm90 {
   template <int WIDTH>
   __device__ void produce_x(int thread) const {
     Ring ring;
-    for (long long index = blockIdx.x; index < tiles; index += gridDim.x) {
+    for (long long index = first_tile(); index < tiles; index += tile_step()) {
       const Tile tile = tile_at(index);
-      for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+      for (int chunk = first_chunk(); chunk < end_chunk(); ++chunk) {
         ptx::mbarrier_wait(x_empty(ring.slot), ring.parity ^ 1);
         const unsigned stage = shared + X_AT + ring.slot * X_BYTES;
         Source from;
@@ -323,11 +340,11 @@ struct GemmSm90 {
   // One thread.
   __device__ void produce_w() const {
     Ring ring;
-    for (long long index = blockIdx.x; index < tiles; index += gridDim.x) {
+    for (long long index = first_tile(); index < tiles; index += tile_step()) {
       const Tile tile = tile_at(index);
       const char* from = static_cast<const char*>(call.w) +
                          (static_cast<long long>(tile.group) * ROW_TILES + tile.row_tile) * (W_ENTRIES * W_BYTES);
-      for (int entry = 0; entry < W_ENTRIES; ++entry) {
+      for (int entry = first_chunk() * Layer::TAPS; entry < end_chunk() * Layer::TAPS; ++entry) {
         ptx::mbarrier_wait(w_empty(ring.slot), ring.parity ^ 1);
         ptx::mbarrier_arrive_expect(w_full(ring.slot), W_BYTES);
         ptx::bulk_load(shared + W_AT + ring.slot * W_BYTES, from + entry * W_BYTES, W_BYTES, w_full(ring.slot));
@@ -364,12 +381,13 @@ struct GemmSm90 {
 
   __device__ void consume(int group, int thread) const {
     Ring x_ring, w_ring;
+    [[maybe_unused]] unsigned sums_parity = 0;
     Accumulators acc;
-    for (long long index = blockIdx.x; index < tiles; index += gridDim.x) {
+    for (long long index = first_tile(); index < tiles; index += tile_step()) {
       const Tile tile = tile_at(index);
       bool first = true;
       int x_held = -1, w_held = -1;  // slots that products still in flight read
-      for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+      for (int chunk = first_chunk(); chunk < end_chunk(); ++chunk) {
         ptx::mbarrier_wait(x_full(x_ring.slot), x_ring.parity);
         const unsigned x = shared + X_AT + x_ring.slot * X_BYTES + group * GROUP_POSITIONS * ROW_BYTES;
 #pragma unroll 1
@@ -407,8 +425,15 @@ struct GemmSm90 {
         if (!RESIDENT) ptx::mbarrier_arrive(w_empty(w_held));
         if (x_held >= 0) ptx::mbarrier_arrive(x_empty(x_held));
       }
-      store(acc, tile, group, thread);
+      if constexpr (SPLITS == 1) {
+        store(acc, tile, group, thread);
+      } else {
+        store_share(acc, tile, group, thread, sums_parity);
+        sums_parity ^= 1;
+      }
     }
+    // Others still read this block's sums.
+    if constexpr (SPLITS > 1) ptx::mbarrier_wait_for_blocks(sums_empty(group), sums_parity ^ 1);
   }
 
   // --- epilogue ---------------------------------------------------------------------------------
@@ -472,6 +497,65 @@ struct GemmSm90 {
       ptx::barrier(1 + group, 128);
       write_segments(buffer, tile, position, channel0, part * PART_CHANNELS, phase0, thread);
     }
+  }
+
+  // Of a split tile: shows this block's sums to the others of the cluster, and stores the sum of all over its own share
+  // of the positions, in the order of the blocks.
+  __device__ void store_share(const Accumulators& acc, const Tile& tile, int group, int thread, unsigned parity) const {
+    const int warp = thread / 32, lane = thread % 32;
+    const unsigned sums = shared + OUT_AT + group * OUT_BYTES;
+    ptx::mbarrier_wait_for_blocks(sums_empty(group), parity ^ 1);  // those of the tile before have been read
+    float* const own = reinterpret_cast<float*>(shared_pointer(OUT_AT + group * OUT_BYTES));
+#pragma unroll
+    for (int t = 0; t < Schedule::TILES; ++t) {
+#pragma unroll
+      for (int j = 0; j < ROWS / 2; j += 2) {  // registers as in store()
+        const int q = t * 64 + warp * 16 + j / 2 % 2 * 8 + lane / 4;
+        *reinterpret_cast<float2*>(own + q * SUMS_PITCH + j / 4 * 8 + lane % 4 * 2) = {acc[t][j], acc[t][j + 1]};
+      }
+    }
+    __syncwarp();
+    if (lane < SPLITS) ptx::mbarrier_arrive_of_block(ptx::of_block(sums_full(group), lane));
+    ptx::mbarrier_wait_for_blocks(sums_full(group), parity);
+
+    const int channel0 = (WHOLE ? tile.row_tile : tile.row_tile / PHASE_TILES) * TILE_CHANNELS;
+    const int phase0 = WHOLE ? 0 : tile.row_tile % PHASE_TILES * TILE_PHASES;
+    const long long first_channel = static_cast<long long>(tile.group) * Layer::C_OUT + channel0;
+    constexpr int SHARE = GROUP_POSITIONS / SPLITS;
+    constexpr int SAMPLES = TILE_PHASES * Layer::GAP;  // of a position and channel
+    constexpr int COUNT = TILE_CHANNELS * SHARE * SAMPLES;
+    constexpr int BATCH = 4;  // samples of a thread whose sums are on their way at once
+    const int q0 = split() * SHARE;
+    const long long t0 =
+        (tile.position + group * GROUP_POSITIONS + q0) * Layer::STRIDE + phase0 * Layer::GAP - Layer::PADDING;
+    Element* const y = static_cast<Element*>(call.y) + tile.image * call.y_stride_b + first_channel * call.y_stride_c + t0;
+#pragma unroll 1
+    for (int e0 = thread; e0 < COUNT; e0 += BATCH * 128) {
+      // Neighbours take samples that are neighbours in y.
+      const auto sample = [&](int i) { return (e0 + i * 128) % SAMPLES; };
+      const auto position = [&](int i) { return (e0 + i * 128) / SAMPLES % SHARE; };
+      const auto channel = [&](int i) { return (e0 + i * 128) / (SAMPLES * SHARE); };
+      float sum[BATCH] = {};
+#pragma unroll
+      for (int i = 0; i < BATCH; ++i) {
+        if (e0 + i * 128 >= COUNT || sample(i) % Layer::GAP != 0) continue;  // the end, a dead phase
+        const int row = channel(i) * TILE_PHASES + sample(i) / Layer::GAP;
+        sum[i] = ptx::sum_of_blocks<float, SPLITS>(sums + ((q0 + position(i)) * SUMS_PITCH + row) * 4);
+      }
+#pragma unroll
+      for (int i = 0; i < BATCH; ++i) {
+        const long long time = static_cast<long long>(position(i)) * Layer::STRIDE + sample(i);
+        if (e0 + i * 128 >= COUNT || channel0 + channel(i) >= Layer::C_OUT ||
+            phase0 + sample(i) / Layer::GAP >= Layer::LIVE || t0 + time < 0 || t0 + time >= call.out_length)
+          continue;
+        const long long of = first_channel + channel(i);
+        const float b = Layer::BIAS ? load(static_cast<const Element*>(call.bias)[of]) : 0.0f;
+        y[channel(i) * call.y_stride_c + time] =
+            round(after<Layer>(sum[i] + b, alpha_after<Layer, float>(call.y_alpha, of)));
+      }
+    }
+    __syncwarp();
+    if (lane < SPLITS) ptx::mbarrier_arrive_of_block(ptx::of_block(sums_empty(group), lane));
   }
 
   // A part of the segments, from shared memory to y: whole 16-byte granules, and one by one what is left at either end.
@@ -562,9 +646,18 @@ struct GemmSm90 {
         ptx::mbarrier_init(kernel.w_full(s), 1);
         ptx::mbarrier_init(kernel.w_empty(s), CONSUMERS);
       }
+      if constexpr (SPLITS > 1) {
+        for (int group = 0; group < CONSUMERS; ++group) {
+          ptx::mbarrier_init(kernel.sums_full(group), 4 * SPLITS);  // a warp of each block's group each
+          ptx::mbarrier_init(kernel.sums_empty(group), 4 * SPLITS);
+        }
+      }
       ptx::mbarrier_init_fence();
     }
-    __syncthreads();
+    if constexpr (SPLITS == 1)
+      __syncthreads();
+    else
+      ptx::cluster_barrier();  // nobody arrives at a barrier that is not there yet
     const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
     if (warp < 4 * CONSUMERS) {
       if constexpr (MOVE_REGISTERS) ptx::registers_raise<184>();
