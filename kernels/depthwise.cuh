@@ -3,6 +3,7 @@
 // Packed weights: [C_out][K], in the type of the sums.
 #pragma once
 
+#include "activation.cuh"
 #include "call.h"
 #include "copy.cuh"
 #include "element.cuh"
@@ -10,8 +11,8 @@
 
 namespace tconv {
 
-// Layer: Storage; C_OUT of a group, GROUPS, K, STRIDE, PADDING, DILATION, GAP; THREADS, and THREAD_POSITIONS of a
-// thread.
+// Layer: Storage; C_OUT of a group, GROUPS, K, STRIDE, PADDING, DILATION, GAP; its activations (activation.cuh); THREADS,
+// and THREAD_POSITIONS of a thread.
 //
 // NARROW: a thread takes all phases of adjacent positions and the block's samples leave through shared memory in
 // vectors of 16 bytes. Otherwise a thread takes one residue of several positions, and adjacent threads write adjacent
@@ -64,6 +65,8 @@ __device__ __forceinline__ void depthwise_tile(const Call& call, long long image
   const Sum* const w_row = static_cast<const Sum*>(call.w) + static_cast<long long>(channel) * Layer::K;
   Storage* const y_row = static_cast<Storage*>(call.y) + image * call.y_stride_b + channel * call.y_stride_c;
   const Sum bias = call.bias ? Element<Storage>::widen(static_cast<const Storage*>(call.bias)[channel]) : Sum(0);
+  const Sum x_alpha = alpha_before<Layer, Sum>(call.x_alpha, channel / Layer::C_OUT);
+  const Sum y_alpha = alpha_after<Layer, Sum>(call.y_alpha, channel);
 
   if constexpr (Tile::W_SHARED) {
     const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared.w));
@@ -89,7 +92,9 @@ __device__ __forceinline__ void depthwise_tile(const Call& call, long long image
 #pragma unroll
       for (int i = 0; i < BATCH; ++i) {
         const int e = base + i * Layer::THREADS;
-        if (e < Tile::WINDOW) shared.x[e] = Element<Storage>::widen(batch[i]);
+        const bool present = Layer::BEFORE == Activation::none || (e >= begin && e < end);
+        const Sum x = Element<Storage>::widen(batch[i]);
+        if (e < Tile::WINDOW) shared.x[e] = present ? before<Layer>(x, x_alpha) : Sum(0);
       }
     }
   }
@@ -99,7 +104,8 @@ __device__ __forceinline__ void depthwise_tile(const Call& call, long long image
   const auto x_at = [&](int q, int behind) {
     if constexpr (Tile::X_SHARED) return shared.x[q + Tile::SPAN - behind];
     const long long i = position + q - behind;
-    return i >= 0 && i < call.length ? Element<Storage>::widen(x_row[i * call.x_stride_t]) : Sum(0);
+    if (i < 0 || i >= call.length) return Sum(0);
+    return before<Layer>(Element<Storage>::widen(x_row[i * call.x_stride_t]), x_alpha);
   };
   const auto w_at = [&](int k) {
     if constexpr (Tile::W_SHARED) return shared.w[k];
@@ -138,7 +144,7 @@ __device__ __forceinline__ void depthwise_tile(const Call& call, long long image
     for (int i = 0; i < RUN; ++i) {
 #pragma unroll
       for (int r = 0; r < Layer::STRIDE; ++r) {
-        shared.y[skew + (q + i) * Layer::STRIDE + r] = Element<Storage>::narrow(sums[r][i]);
+        shared.y[skew + (q + i) * Layer::STRIDE + r] = Element<Storage>::narrow(after<Layer>(sums[r][i], y_alpha));
       }
     }
     __syncthreads();
@@ -177,7 +183,7 @@ __device__ __forceinline__ void depthwise_tile(const Call& call, long long image
 #pragma unroll
       for (int i = 0; i < RUN; ++i) {
         const long long t = t0 + static_cast<long long>(q + i * Tile::COLUMNS) * Layer::STRIDE + r;
-        if (t >= 0 && t < call.out_length) y_row[t] = Element<Storage>::narrow(sums[i]);
+        if (t >= 0 && t < call.out_length) y_row[t] = Element<Storage>::narrow(after<Layer>(sums[i], y_alpha));
       }
     }
   }

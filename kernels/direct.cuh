@@ -6,15 +6,17 @@
 // Packed weights: [group][tap j][C_IN][live phase][PADDED_C_OUT], in the type of the sums.
 #pragma once
 
+#include "activation.cuh"
 #include "call.h"
 #include "copy.cuh"
 #include "element.cuh"
 #include "phases.cuh"
+#include "ptx.cuh"
 
 namespace tconv {
 
-// Layer: Storage; C_IN and C_OUT of a group, PADDED_C_OUT, GROUPS, K, STRIDE, PADDING, DILATION, GAP; and the tile:
-// PHASES times CHANNELS rows padded to ROWS, POSITIONS, THREAD_ROWS x THREAD_POSITIONS of them a thread, and a step of
+// Layer: Storage; C_IN and C_OUT of a group, PADDED_C_OUT, GROUPS, K, STRIDE, PADDING, DILATION, GAP; its activations
+// (activation.cuh); SPLITS, the blocks of a cluster that share a tile, each the sum over some of its steps; and the tile: PHASES times CHANNELS rows padded to ROWS, POSITIONS, THREAD_ROWS x THREAD_POSITIONS of them a thread, and a step of
 // DEPTH input channels and STEP_TAPS taps.
 template <class Layer>
 struct DirectTile {
@@ -45,6 +47,7 @@ struct DirectTile {
   static constexpr bool WHOLE = PHASE_TILES == 1 && Layer::STRIDE <= 4096;
   static constexpr int TAP_STEPS = (P::TAPS + Layer::STEP_TAPS - 1) / Layer::STEP_TAPS;
   static constexpr int STEPS = (Layer::C_IN + Layer::DEPTH - 1) / Layer::DEPTH * TAP_STEPS;
+  static_assert(Layer::SPLITS <= STEPS, "every block has a step");
 
   static constexpr int W_VECTOR =
       Layer::CHANNELS % 4 == 0 && Layer::PADDED_C_OUT % 4 == 0 ? 16 / static_cast<int>(sizeof(Sum)) : 1;
@@ -64,6 +67,16 @@ struct DirectTile {
   static_assert(ELEMENTS * sizeof(Sum) <= (48 << 10), "static shared memory ends at 48 KiB");
 };
 
+// Until all blocks that share a tile are here.
+template <class Layer>
+__device__ __forceinline__ void wait_for_blocks() {
+  if constexpr (Layer::SPLITS == 1) {
+    __syncthreads();
+  } else {
+    ptx::cluster_barrier();
+  }
+}
+
 // Where a block's tile lies.
 struct DirectPlace {
   long long image;
@@ -72,6 +85,15 @@ struct DirectPlace {
   int phase;
   long long position;  // q of column 0
 };
+
+// The index into x of a step's first column.
+template <class Layer>
+__device__ __forceinline__ long long first_sample(const DirectPlace& place, int step) {
+  using Tile = DirectTile<Layer>;
+  using P = Phases<Layer>;
+  const int tap = step % Tile::TAP_STEPS * Layer::STEP_TAPS;
+  return place.position - P::behind(place.phase) - tap * P::OFFSET_STEP - Tile::SPAN;
+}
 
 template <class Layer>
 __device__ __forceinline__ void stage_step(const Call& call, const DirectPlace& place, int step,
@@ -103,7 +125,7 @@ __device__ __forceinline__ void stage_step(const Call& call, const DirectPlace& 
                                                               w + (present ? from : 0), present);
   }
 
-  const long long first = place.position - P::behind(place.phase) - tap * P::OFFSET_STEP - Tile::SPAN;
+  const long long first = first_sample<Layer>(place, step);
   const Storage* const x = static_cast<const Storage*>(call.x) + place.image * call.x_stride_b +
                            (static_cast<long long>(place.group) * Layer::C_IN + channel) * call.x_stride_c;
 #pragma unroll(sizeof(Storage) >= 4 ? 1 : 2)
@@ -117,8 +139,28 @@ __device__ __forceinline__ void stage_step(const Call& call, const DirectPlace& 
                                   present ? x + from : static_cast<const Storage*>(call.x), present);
     } else {
       // Two bytes are too few for an asynchronous copy, and here the sums' type is wider.
-      stage[Tile::W_ELEMENTS + e] = present ? Element<Storage>::widen(x[from]) : Sum(0);
+      const Sum alpha = present ? alpha_before<Layer, Sum>(call.x_alpha, place.group * Layer::C_IN + channel + ci) : Sum(0);
+      stage[Tile::W_ELEMENTS + e] = present ? before<Layer>(Element<Storage>::widen(x[from]), alpha) : Sum(0);
     }
+  }
+}
+
+// What the thread itself copied of a step's x, for which it need not wait for others.
+template <class Layer>
+__device__ __forceinline__ void activate_step(const Call& call, const DirectPlace& place, int step,
+                                              typename DirectTile<Layer>::Sum* stage) {
+  using Tile = DirectTile<Layer>;
+  using Sum = typename Tile::Sum;
+  if constexpr (Layer::BEFORE == Activation::none || sizeof(typename Tile::Storage) < 4) return;
+  const int channel = step / Tile::TAP_STEPS * Layer::DEPTH;
+  const long long first = first_sample<Layer>(place, step);
+#pragma unroll 1
+  for (int e = static_cast<int>(threadIdx.x); e < Layer::DEPTH * Tile::WINDOW; e += Tile::THREADS) {
+    const int ci = channel + e / Tile::WINDOW;
+    const long long i = first + e % Tile::WINDOW;
+    if (ci >= Layer::C_IN || i < 0 || i >= call.length) continue;
+    Sum& x = stage[Tile::W_ELEMENTS + e];
+    x = before<Layer>(x, alpha_before<Layer, Sum>(call.x_alpha, place.group * Layer::C_IN + ci));
   }
 }
 
@@ -144,13 +186,17 @@ __device__ __forceinline__ void direct_tile(const Call& call, const DirectPlace&
     column -= P::behind(place.phase + f) - P::behind(place.phase);
   }
 
+  const int split = Layer::SPLITS == 1 ? 0 : static_cast<int>(ptx::cluster_rank());
+  const int first_step = static_cast<int>(1ll * split * Tile::STEPS / Layer::SPLITS);
+  const int end_step = static_cast<int>((split + 1ll) * Tile::STEPS / Layer::SPLITS);
   Sum sums[TM][TN] = {};
-  stage_step<Layer>(call, place, 0, shared);
+  stage_step<Layer>(call, place, first_step, shared + first_step % 2 * Tile::STAGE);
 #pragma unroll 1
-  for (int step = 0; step < Tile::STEPS; ++step) {
+  for (int step = first_step; step < end_step; ++step) {
     wait_copies();
+    activate_step<Layer>(call, place, step, shared + step % 2 * Tile::STAGE);
     __syncthreads();  // this step has arrived, and nobody reads the other stage any more
-    if (step + 1 < Tile::STEPS) stage_step<Layer>(call, place, step + 1, shared + (step + 1) % 2 * Tile::STAGE);
+    if (step + 1 < end_step) stage_step<Layer>(call, place, step + 1, shared + (step + 1) % 2 * Tile::STAGE);
     const Sum* const w = shared + step % 2 * Tile::STAGE + row;
     const Sum* const x = shared + step % 2 * Tile::STAGE + Tile::W_ELEMENTS + column;
 #pragma unroll 1
@@ -184,7 +230,11 @@ __device__ __forceinline__ void direct_tile(const Call& call, const DirectPlace&
   constexpr int PITCH = COLUMNS + 1;  // odd, against bank conflicts between rows
 #pragma unroll
   for (int pass = 0; pass < TN / Tile::PASS; ++pass) {
-    __syncthreads();
+    if (pass == 0) {
+      __syncthreads();
+    } else {
+      wait_for_blocks<Layer>();  // they have read the pass before
+    }
 #pragma unroll
     for (int m = 0; m < TM; ++m) {
 #pragma unroll
@@ -192,35 +242,46 @@ __device__ __forceinline__ void direct_tile(const Call& call, const DirectPlace&
         shared[(row + m) * PITCH + thread_x + n * Tile::THREADS_X] = sums[m][pass * Tile::PASS + n];
       }
     }
-    __syncthreads();
+    wait_for_blocks<Layer>();
     const long long t0 = (place.position + pass * COLUMNS) * Layer::STRIDE - Layer::PADDING;
     constexpr int SAMPLES = Tile::WHOLE ? Layer::STRIDE : Layer::PHASES;
     static_assert(static_cast<long long>(Layer::CHANNELS) * COLUMNS * SAMPLES < (1 << 30),
                   "samples are counted in int");
 #pragma unroll 2
-    for (int e = static_cast<int>(threadIdx.x); e < Layer::CHANNELS * COLUMNS * SAMPLES; e += Tile::THREADS) {
+    for (int e = split * Tile::THREADS + static_cast<int>(threadIdx.x); e < Layer::CHANNELS * COLUMNS * SAMPLES;
+         e += Layer::SPLITS * Tile::THREADS) {
       const int c = e / (COLUMNS * SAMPLES), q = e / SAMPLES % COLUMNS, s = e % SAMPLES;
       const int f = Tile::WHOLE ? P::of_residue(s) : place.phase + s;
       const int residue = Tile::WHOLE ? s : P::residue(f);
       const long long t = t0 + static_cast<long long>(q) * Layer::STRIDE + residue;
       if (place.channel + c >= Layer::C_OUT || f >= P::LIVE || t < 0 || t >= call.out_length) continue;
       Sum sum = bias ? Element<Storage>::widen(bias[channel + c]) : Sum(0);
-      if (f >= 0) sum += shared[((f - place.phase) * Layer::CHANNELS + c) * PITCH + q];
-      y[c * call.y_stride_c + t] = Element<Storage>::narrow(sum);
+      if (f >= 0) {
+        const Sum* const at = shared + ((f - place.phase) * Layer::CHANNELS + c) * PITCH + q;
+        if constexpr (Layer::SPLITS == 1) {
+          sum += *at;
+        } else {
+          sum += ptx::sum_of_blocks<Sum, Layer::SPLITS>(ptx::shared_address(at));
+        }
+      }
+      const Sum alpha = alpha_after<Layer, Sum>(call.y_alpha, channel + c);
+      y[c * call.y_stride_c + t] = Element<Storage>::narrow(after<Layer>(sum, alpha));
     }
     if constexpr (!Tile::WHOLE && P::LIVE < Layer::STRIDE) {
-      if (place.phase != 0) continue;
+      if (place.phase != 0 || split != 0) continue;
       for (int c = 0; c < Layer::CHANNELS && place.channel + c < Layer::C_OUT; ++c) {
         const Sum sum = bias ? Element<Storage>::widen(bias[channel + c]) : Sum(0);
+        const Storage dead =
+            Element<Storage>::narrow(after<Layer>(sum, alpha_after<Layer, Sum>(call.y_alpha, channel + c)));
         for (long long e = threadIdx.x; e < static_cast<long long>(COLUMNS) * Layer::STRIDE; e += Tile::THREADS) {
           const long long t = t0 + e;
           if (t < 0 || t >= call.out_length || P::of_residue(static_cast<int>(e % Layer::STRIDE)) >= 0) continue;
-          y[c * call.y_stride_c + t] = Element<Storage>::narrow(sum);
+          y[c * call.y_stride_c + t] = dead;
         }
       }
     }
   }
-  __syncthreads();  // before the next tile is staged
+  wait_for_blocks<Layer>();  // before the next tile is staged
 }
 
 template <class Layer>
@@ -234,7 +295,7 @@ __device__ __forceinline__ void direct(const Call& call) {
   constexpr int ROW_TILES = Tile::CHANNEL_TILES * Tile::PHASE_TILES;
   const long long tiles = call.batch * Layer::GROUPS * position_tiles * ROW_TILES;
   // More tiles than a grid has blocks are possible.
-  for (long long tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+  for (long long tile = blockIdx.x / Layer::SPLITS; tile < tiles; tile += gridDim.x / Layer::SPLITS) {
     // Tiles of the same x run side by side.
     const int rows = static_cast<int>(tile % ROW_TILES);
     const long long rest = tile / ROW_TILES, plane = rest / position_tiles;

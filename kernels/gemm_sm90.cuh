@@ -7,12 +7,13 @@
 //
 // Warps: 4 a consumer group (wgmma and the epilogue), 8 that bring x. Consumers ask for w, which bulk copies bring. Blocks are persistent.
 //
-// Layer:    C_IN, C_OUT (of one group), GROUPS, K, STRIDE, PADDING, GAP, LIVE, STEP, TAPS, JUMP, BIAS, Storage. Tap number t
-//           of every phase reads x[position - t * JUMP]; see src/cuda/layer.hpp.
+// Layer:    C_IN, C_OUT (of one group), GROUPS, K, STRIDE, PADDING, GAP, LIVE, STEP, TAPS, JUMP, BIAS, Storage, and its
+//           activations (activation.cuh). Tap number t of every phase reads x[position - t * JUMP]; see src/cuda/layer.hpp.
 // Schedule: ROWS (wgmma's N, rows of a tile), TILES (64 positions each, of one consumer group), CONSUMERS, X_STAGES,
-//           W_STAGES.
+//           W_STAGES, SPLITS: blocks of a cluster that share a tile, each the sum over some of the chunks.
 #pragma once
 
+#include "activation.cuh"
 #include "call.h"
 #include "element.cuh"
 #include "ptx.cuh"
@@ -64,6 +65,7 @@ struct GemmSm90 {
   static constexpr int PLANES = Storage::TERMS == 3 ? 2 : 1;  // hi and lo
 
   static constexpr int CONSUMERS = Schedule::CONSUMERS;
+  static constexpr int SPLITS = Schedule::SPLITS;
   static constexpr int GROUP_POSITIONS = 64 * Schedule::TILES;
   static constexpr int POSITIONS = GROUP_POSITIONS * CONSUMERS;
   static constexpr int SPAN = (Layer::TAPS - 1) * Layer::JUMP;  // positions before the tile that it reads
@@ -84,7 +86,8 @@ struct GemmSm90 {
   static constexpr int W_BYTES = W_PLANE * PLANES;
   static constexpr int W_ENTRIES = CHUNKS * Layer::TAPS;  // of a row tile
   // All weights stay in shared memory when a block never needs others.
-  static constexpr bool RESIDENT = ROW_TILES == 1 && Layer::GROUPS == 1 && W_ENTRIES <= Schedule::W_STAGES;
+  static constexpr bool RESIDENT = ROW_TILES == 1 && Layer::GROUPS == 1 && W_ENTRIES <= Schedule::W_STAGES &&
+                                   SPLITS == 1;
   static constexpr int W_STAGES = RESIDENT ? W_ENTRIES : Schedule::W_STAGES;
   static constexpr int X_STAGES = Schedule::X_STAGES;
 
@@ -102,13 +105,18 @@ struct GemmSm90 {
   static constexpr int PARTS = parts_from(1);
   static constexpr int PART_CHANNELS = TILE_CHANNELS / PARTS;
   static constexpr int SEGMENTS = WHOLE ? PART_CHANNELS : GROUP_POSITIONS;
-  static constexpr int OUT_BYTES = SEGMENTS * PITCH * SIZE;
+  // Split, it holds a block's own sums instead, for the others to read: a row of the tile's rows for each position, in
+  // whose pitch neither the writes of an accumulator's pairs nor reads along a row meet in a bank.
+  static constexpr int SUMS_PITCH = ROWS + (40 - ROWS % 32) % 32;
+  static constexpr int OUT_BYTES = SPLITS > 1 ? GROUP_POSITIONS * SUMS_PITCH * 4 : SEGMENTS * PITCH * SIZE;
+  static_assert(GROUP_POSITIONS % SPLITS == 0 && SPLITS <= CHUNKS, "every block has chunks to sum and positions to store");
 
   static constexpr int X_AT = 0;
   static constexpr int W_AT = X_AT + X_STAGES * X_BYTES;
   static constexpr int OUT_AT = (W_AT + W_STAGES * W_BYTES + 127) / 128 * 128;
   static constexpr int BARRIERS_AT = OUT_AT + (CONSUMERS * OUT_BYTES + 127) / 128 * 128;
-  static constexpr int REFILLS_AT = BARRIERS_AT + 8 * 2 * (X_STAGES + W_STAGES);
+  static constexpr int SUMS_BARRIERS = SPLITS > 1 ? CONSUMERS : 0;
+  static constexpr int REFILLS_AT = BARRIERS_AT + 8 * 2 * (X_STAGES + W_STAGES + SUMS_BARRIERS);
   static constexpr int SHARED_BYTES = REFILLS_AT + 32 * CONSUMERS + 1024;  // and room to align
 
   static constexpr int PRODUCERS = 8;  // warps that bring x
@@ -142,6 +150,15 @@ struct GemmSm90 {
   __device__ int* w_releases(int s) const {
     return reinterpret_cast<int*>(shared_pointer(BARRIERS_AT + 8 * (2 * X_STAGES + W_STAGES + s)));
   }
+  __device__ unsigned sums_full(int group) const { return x_full(2 * (X_STAGES + W_STAGES) + group); }
+  __device__ unsigned sums_empty(int group) const { return sums_full(CONSUMERS + group); }
+
+  // The blocks of a cluster take the same tiles, and each its own chunks.
+  __device__ static int split() { return SPLITS == 1 ? 0 : static_cast<int>(ptx::cluster_rank()); }
+  __device__ static long long first_tile() { return blockIdx.x / SPLITS; }
+  __device__ static long long tile_step() { return gridDim.x / SPLITS; }
+  __device__ static int first_chunk() { return split() * CHUNKS / SPLITS; }
+  __device__ static int end_chunk() { return (split() + 1) * CHUNKS / SPLITS; }
 
   struct Tile {
     int row_tile, group;
@@ -212,7 +229,8 @@ struct GemmSm90 {
   struct Rows {
     static constexpr int ROW_STEP = 32 * WIDTH * ROW_WARPS;
     static constexpr int ROUNDS = (X_ROWS + ROW_STEP - 1) / ROW_STEP;
-    static constexpr int MOST = 40 / (WIDTH * SIZE <= 4 ? UNIT : UNIT * WIDTH * SIZE / 4);
+    static constexpr int ROOM = Layer::BEFORE == Activation::snake && SIZE == 2 ? 24 : 40;  // the sine needs its own
+    static constexpr int MOST = ROOM / (WIDTH * SIZE <= 4 ? UNIT : UNIT * WIDTH * SIZE / 4);
     static constexpr int BATCHES = (ROUNDS + MOST - 1) / MOST;
     static constexpr int COUNT = (ROUNDS + BATCHES - 1) / BATCHES;  // of a batch
     static_assert(ROW_STEP * ROW_BYTES % 1024 == 0, "a step keeps the swizzle");
@@ -235,6 +253,38 @@ struct GemmSm90 {
         values[i][e] = real && inside[i] ? *reinterpret_cast<const Samples<WIDTH>*>(p) : Samples<WIDTH>{};
       }
       from += call.x_stride_c;
+    }
+  }
+
+  // One sample in storage's own type, which is what the matrix unit multiplies.
+  __device__ static unsigned activated(unsigned bits, float alpha) {
+    if constexpr (SIZE == 4)
+      return __float_as_uint(before<Layer>(__uint_as_float(bits), alpha));
+    else
+      return round(before<Layer>(load(static_cast<Element>(bits)), alpha));
+  }
+  // What is absent is zero and stays it by every formula; an alpha that is no number would not let it. The ends of x lie at even
+  // rows: one load's samples are there together.
+  template <int WIDTH>
+  __device__ static void activate_batch(Samples<WIDTH> (&values)[Rows<WIDTH>::COUNT][UNIT], const float* alphas, int row,
+                                        int low, int high, int channels) {
+    constexpr bool SNAKE = Layer::BEFORE == Activation::snake;
+#pragma unroll
+    for (int e = 0; e < UNIT; ++e) {
+      if (SNAKE && e >= channels) break;
+      const float alpha = alpha_before<Layer, float>(alphas, e);
+#pragma unroll
+      for (int b = 0; b < Rows<WIDTH>::COUNT; ++b) {
+        const int at = row + b * Rows<WIDTH>::ROW_STEP;
+        if (SNAKE && (at < low || at >= high)) continue;
+        auto& v = values[b][e];
+        if constexpr (WIDTH * SIZE == 8)
+          v = make_uint2(activated(v.x, alpha), activated(v.y, alpha));
+        else if constexpr (WIDTH == 2)
+          v = activated(v & 0xFFFF, alpha) | activated(v >> 16, alpha) << 16;
+        else
+          v = static_cast<Samples<WIDTH>>(activated(v, alpha));
+      }
     }
   }
 
@@ -287,15 +337,16 @@ struct GemmSm90 {
     const unsigned second = swizzled((row + !swap) * ROW_BYTES + column * 16);
     Samples<WIDTH> values[Of::COUNT][UNIT];
     Ring ring;
-    for (long long index = blockIdx.x; index < tiles; index += gridDim.x) {
+    for (long long index = first_tile(); index < tiles; index += tile_step()) {
       const Tile tile = tile_at(index);
       const long long i = tile.position - LEAD, left = call.length - i;
       const int low = i < 0 ? static_cast<int>(-i < X_ROWS ? -i : X_ROWS) : 0;
       const int high = left < X_ROWS ? static_cast<int>(left > 0 ? left : 0) : X_ROWS;
+      const int channel = tile.group * Layer::C_IN + first_chunk() * CHUNK + column * UNIT;
       const Element* from = static_cast<const Element*>(call.x) + tile.image * call.x_stride_b +
-                            (i + row) * call.x_stride_t +
-                            (static_cast<long long>(tile.group) * Layer::C_IN + column * UNIT) * call.x_stride_c;
-      for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+                            (i + row) * call.x_stride_t + channel * call.x_stride_c;
+      const float* alphas = static_cast<const float*>(call.x_alpha) + channel;
+      for (int chunk = first_chunk(); chunk < end_chunk(); ++chunk) {
         const bool has_column = LAST_STEPS == STEPS || chunk < CHUNKS - 1 || column < LAST_STEPS * 2;
         const int channels = has_column ? Layer::C_IN - chunk * CHUNK - column * UNIT : 0;
         const unsigned stage = shared + X_AT + ring.slot * X_BYTES;
@@ -305,6 +356,8 @@ struct GemmSm90 {
           load_batch<WIDTH>(from + (WIDTH == 1 ? row0 * call.x_stride_t : row0), row + row0, low, high, channels, values);
           if (batch == 0) ptx::mbarrier_wait(x_empty(ring.slot), ring.parity ^ 1);
           if (has_column) {
+            if constexpr (Layer::BEFORE != Activation::none)
+              activate_batch<WIDTH>(values, alphas, row + row0, low, high, channels);
             const unsigned to = stage + row0 * ROW_BYTES;
 #pragma unroll
             for (int b = 0; b < Of::COUNT; ++b) {
@@ -321,6 +374,7 @@ struct GemmSm90 {
         if (lane == 0) ptx::mbarrier_arrive(x_full(ring.slot));
         ring.template next<X_STAGES>();
         from += CHUNK * call.x_stride_c;
+        alphas += CHUNK;
       }
     }
   }
@@ -331,7 +385,7 @@ struct GemmSm90 {
   struct Refill {
     long long index;   // of the tile
     const char* from;  // its first entry
-    int entry;
+    int entry;         // of this block's chunks
   };
   static_assert(sizeof(Refill) <= 32);
   __device__ Refill& refill(int group) const {
@@ -342,7 +396,8 @@ struct GemmSm90 {
     const Tile tile = tile_at(next.index);
     next.entry = 0;
     next.from = static_cast<const char*>(call.w) +
-                (static_cast<long long>(tile.group) * ROW_TILES + tile.row_tile) * (W_ENTRIES * W_BYTES);
+                ((static_cast<long long>(tile.group) * ROW_TILES + tile.row_tile) * CHUNKS + first_chunk()) *
+                    (Layer::TAPS * W_BYTES);
   }
   __device__ void load_w(Refill& next, int slot, bool mine) const {
     if (next.index >= tiles) return;
@@ -350,8 +405,8 @@ struct GemmSm90 {
       ptx::mbarrier_arrive_expect(w_full(slot), W_BYTES);
       ptx::bulk_load(shared + W_AT + slot * W_BYTES, next.from + next.entry * W_BYTES, W_BYTES, w_full(slot));
     }
-    if (++next.entry == W_ENTRIES) {
-      next.index += gridDim.x;
+    if (++next.entry == (end_chunk() - first_chunk()) * Layer::TAPS) {
+      next.index += tile_step();
       open(next);
     }
   }
@@ -388,17 +443,18 @@ struct GemmSm90 {
     Ring x, w;
   };
 
-  // The sums of the first COUNT of a group's 64-position tiles. Without any, the slots are given back unread.
+  // The sums of the first COUNT of a group's 64-position tiles. Without any, thread 0 gives the slots back unread; the others
+  // wait for it behind the loop, as a thread two phases behind a barrier would not see it move.
   template <int COUNT>
   __device__ void sum(Accumulators& acc, Rings& ring, int group, int thread, bool w_is_here) const {
     bool first = true;
     int x_held = -1, w_held = -1;  // slots that products still in flight read
-    for (int chunk = 0; chunk < CHUNKS; ++chunk) {
-      ptx::mbarrier_wait(x_full(ring.x.slot), ring.x.parity);
+    for (int chunk = first_chunk(); chunk < end_chunk(); ++chunk) {
+      if (COUNT > 0 || thread == 0) ptx::mbarrier_wait(x_full(ring.x.slot), ring.x.parity);
       const unsigned x = shared + X_AT + ring.x.slot * X_BYTES + group * GROUP_POSITIONS * ROW_BYTES;
 #pragma unroll 1
       for (int tap = 0; tap < Layer::TAPS; ++tap) {
-        if (!w_is_here) ptx::mbarrier_wait(w_full(ring.w.slot), ring.w.parity);
+        if (!w_is_here && (COUNT > 0 || RESIDENT || thread == 0)) ptx::mbarrier_wait(w_full(ring.w.slot), ring.w.parity);
         if constexpr (COUNT > 0) {
           const unsigned w = shared + W_AT + ring.w.slot * W_BYTES;
           const unsigned x_tap = x + (LEAD - tap * Layer::JUMP) * ROW_BYTES;
@@ -433,21 +489,23 @@ struct GemmSm90 {
       release_w(group, w_held);
       if (x_held >= 0) ptx::mbarrier_arrive(x_empty(x_held));
     }
+    if constexpr (COUNT == 0) ptx::barrier(1 + group, 128);
   }
 
   __device__ void consume(int group, int thread) const {
     if (thread == 0) {
       Refill& next = refill(group);
-      next.index = blockIdx.x;
+      next.index = first_tile();
       open(next);
       for (int slot = 0; slot < W_STAGES; ++slot) load_w(next, slot, group == 0);
     }
     Rings ring;
     Accumulators acc;
-    for (long long index = blockIdx.x; index < tiles; index += gridDim.x) {
+    [[maybe_unused]] unsigned sums_parity = 0;
+    for (long long index = first_tile(); index < tiles; index += tile_step()) {
       const Tile tile = tile_at(index);
       const long long position = tile.position + group * GROUP_POSITIONS;
-      const bool w_is_here = RESIDENT && index != blockIdx.x;
+      const bool w_is_here = RESIDENT && index != first_tile();
       // The last tile of an image may have few positions.
       const long long count = (end_position - position + 63) / 64;
       if (count > Schedule::TILES / 2)
@@ -456,8 +514,16 @@ struct GemmSm90 {
         sum<(Schedule::TILES + 1) / 2>(acc, ring, group, thread, w_is_here);
       else
         sum<0>(acc, ring, group, thread, w_is_here);
-      if (count > 0) store(acc, tile, group, thread);
+      if (count <= 0) continue;
+      if constexpr (SPLITS == 1) {
+        store(acc, tile, group, thread);
+      } else {
+        store_share(acc, tile, group, thread, sums_parity);
+        sums_parity ^= 1;
+      }
     }
+    // Others still read this block's sums.
+    if constexpr (SPLITS > 1) ptx::mbarrier_wait_for_blocks(sums_empty(group), sums_parity ^ 1);
   }
 
   // --- epilogue ---------------------------------------------------------------------------------
@@ -504,21 +570,82 @@ struct GemmSm90 {
             (Layer::LIVE % TILE_PHASES != 0 && phase0 + phase >= Layer::LIVE))
           continue;
         const float b = Layer::BIAS ? load(bias[channel]) : 0.0f;
+        const float alpha = alpha_after<Layer, float>(call.y_alpha, tile.group * Layer::C_OUT + channel0 + channel);
+        const Element dead = round(after<Layer>(b, alpha));
 #pragma unroll
         for (int t = 0; t < Schedule::TILES; ++t) {
           const int q = t * 64 + warp * 16 + j / 2 % 2 * 8 + lane / 4;
           const int shift = Layer::LIVE == 1 && WHOLE ? (j % 2 == 0 ? shift0 : shift1) : start_shift(base, WHOLE ? channel : q);
           Element* const to = buffer + shift + phase * Layer::GAP +
                               (WHOLE ? (channel - part * PART_CHANNELS) * PITCH + q * Layer::STRIDE : q * PITCH);
-          *to = round(acc[t][j] + b);
+          *to = round(after<Layer>(acc[t][j] + b, alpha));
           // Dead phases: the samples up to the next live one.
 #pragma unroll
-          for (int e = 1; e < Layer::GAP; ++e) to[e] = round(b);
+          for (int e = 1; e < Layer::GAP; ++e) to[e] = dead;
         }
       }
       ptx::barrier(1 + group, 128);
       write_segments(buffer, tile, position, channel0, part * PART_CHANNELS, phase0, thread);
     }
+  }
+
+  // Of a split tile: shows this block's sums to the others of the cluster, and stores the sum of all over its own share
+  // of the positions, in the order of the blocks.
+  __device__ void store_share(const Accumulators& acc, const Tile& tile, int group, int thread, unsigned parity) const {
+    const int warp = thread / 32, lane = thread % 32;
+    const unsigned sums = shared + OUT_AT + group * OUT_BYTES;
+    ptx::mbarrier_wait_for_blocks(sums_empty(group), parity ^ 1);  // those of the tile before have been read
+    float* const own = reinterpret_cast<float*>(shared_pointer(OUT_AT + group * OUT_BYTES));
+#pragma unroll
+    for (int t = 0; t < Schedule::TILES; ++t) {
+#pragma unroll
+      for (int j = 0; j < ROWS / 2; j += 2) {  // registers as in store()
+        const int q = t * 64 + warp * 16 + j / 2 % 2 * 8 + lane / 4;
+        *reinterpret_cast<float2*>(own + q * SUMS_PITCH + j / 4 * 8 + lane % 4 * 2) = {acc[t][j], acc[t][j + 1]};
+      }
+    }
+    __syncwarp();
+    if (lane < SPLITS) ptx::mbarrier_arrive_of_block(ptx::of_block(sums_full(group), lane));
+    ptx::mbarrier_wait_for_blocks(sums_full(group), parity);
+
+    const int channel0 = (WHOLE ? tile.row_tile : tile.row_tile / PHASE_TILES) * TILE_CHANNELS;
+    const int phase0 = WHOLE ? 0 : tile.row_tile % PHASE_TILES * TILE_PHASES;
+    const long long first_channel = static_cast<long long>(tile.group) * Layer::C_OUT + channel0;
+    constexpr int SHARE = GROUP_POSITIONS / SPLITS;
+    constexpr int SAMPLES = TILE_PHASES * Layer::GAP;  // of a position and channel
+    constexpr int COUNT = TILE_CHANNELS * SHARE * SAMPLES;
+    constexpr int BATCH = 4;  // samples of a thread whose sums are on their way at once
+    const int q0 = split() * SHARE;
+    const long long t0 =
+        (tile.position + group * GROUP_POSITIONS + q0) * Layer::STRIDE + phase0 * Layer::GAP - Layer::PADDING;
+    Element* const y = static_cast<Element*>(call.y) + tile.image * call.y_stride_b + first_channel * call.y_stride_c + t0;
+#pragma unroll 1
+    for (int e0 = thread; e0 < COUNT; e0 += BATCH * 128) {
+      // Neighbours take samples that are neighbours in y.
+      const auto sample = [&](int i) { return (e0 + i * 128) % SAMPLES; };
+      const auto position = [&](int i) { return (e0 + i * 128) / SAMPLES % SHARE; };
+      const auto channel = [&](int i) { return (e0 + i * 128) / (SAMPLES * SHARE); };
+      float sum[BATCH] = {};
+#pragma unroll
+      for (int i = 0; i < BATCH; ++i) {
+        if (e0 + i * 128 >= COUNT || sample(i) % Layer::GAP != 0) continue;  // the end, a dead phase
+        const int row = channel(i) * TILE_PHASES + sample(i) / Layer::GAP;
+        sum[i] = ptx::sum_of_blocks<float, SPLITS>(sums + ((q0 + position(i)) * SUMS_PITCH + row) * 4);
+      }
+#pragma unroll
+      for (int i = 0; i < BATCH; ++i) {
+        const long long time = static_cast<long long>(position(i)) * Layer::STRIDE + sample(i);
+        if (e0 + i * 128 >= COUNT || channel0 + channel(i) >= Layer::C_OUT ||
+            phase0 + sample(i) / Layer::GAP >= Layer::LIVE || t0 + time < 0 || t0 + time >= call.out_length)
+          continue;
+        const long long of = first_channel + channel(i);
+        const float b = Layer::BIAS ? load(static_cast<const Element*>(call.bias)[of]) : 0.0f;
+        y[channel(i) * call.y_stride_c + time] =
+            round(after<Layer>(sum[i] + b, alpha_after<Layer, float>(call.y_alpha, of)));
+      }
+    }
+    __syncwarp();
+    if (lane < SPLITS) ptx::mbarrier_arrive_of_block(ptx::of_block(sums_empty(group), lane));
   }
 
   // A part of the segments, from shared memory to y: whole 16-byte granules, and one by one what is left at either end.
@@ -609,9 +736,18 @@ struct GemmSm90 {
         ptx::mbarrier_init(kernel.w_full(s), 1);
         *kernel.w_releases(s) = 0;
       }
+      if constexpr (SPLITS > 1) {
+        for (int group = 0; group < CONSUMERS; ++group) {
+          ptx::mbarrier_init(kernel.sums_full(group), 4 * SPLITS);  // a warp of each block's group each
+          ptx::mbarrier_init(kernel.sums_empty(group), 4 * SPLITS);
+        }
+      }
       ptx::mbarrier_init_fence();
     }
-    __syncthreads();
+    if constexpr (SPLITS == 1)
+      __syncthreads();
+    else
+      ptx::cluster_barrier();  // nobody arrives at a barrier that is not there yet
     const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
     if (warp < 4 * CONSUMERS) {
       if constexpr (MOVE_REGISTERS) ptx::registers_raise<CONSUMER_REGISTERS>();

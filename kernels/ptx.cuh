@@ -31,6 +31,58 @@ __device__ __forceinline__ void mbarrier_wait(unsigned barrier, unsigned parity)
       : "memory");
 }
 
+// --- clusters -----------------------------------------------------------------------------------
+
+__device__ __forceinline__ unsigned cluster_rank() {
+  unsigned rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+// All threads of all blocks; what they wrote before is read behind it.
+__device__ __forceinline__ void cluster_barrier() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+// The same place in the shared memory of the block of that rank.
+__device__ __forceinline__ unsigned of_block(unsigned shared, unsigned rank) {
+  unsigned address;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared), "r"(rank));
+  return address;
+}
+__device__ __forceinline__ void load_of_block(unsigned address, float& value) {
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address));
+}
+__device__ __forceinline__ void load_of_block(unsigned address, double& value) {
+  asm volatile("ld.shared::cluster.f64 %0, [%1];" : "=d"(value) : "r"(address));
+}
+__device__ __forceinline__ void load_of_block(unsigned address, unsigned& value) {
+  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(value) : "r"(address));
+}
+// What the BLOCKS blocks of a cluster have at one place of their shared memory, added in their order.
+template <class Sum, int BLOCKS>
+__device__ __forceinline__ Sum sum_of_blocks(unsigned shared) {
+  Sum each[BLOCKS];
+#pragma unroll
+  for (int block = 0; block < BLOCKS; ++block) load_of_block(of_block(shared, block), each[block]);
+  Sum sum = each[0];
+#pragma unroll
+  for (int block = 1; block < BLOCKS; ++block) sum += each[block];
+  return sum;
+}
+// An mbarrier of any block of the cluster; behind a wait, what the others wrote before they arrived is read.
+__device__ __forceinline__ void mbarrier_arrive_of_block(unsigned barrier) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+__device__ __forceinline__ void mbarrier_wait_for_blocks(unsigned barrier, unsigned parity) {
+  asm volatile(
+      "{ .reg .pred p;\n"
+      "wait: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n"
+      "@p bra.uni done;\n"
+      "bra.uni wait;\n"
+      "done: }" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
 // --- bulk copies --------------------------------------------------------------------------------
 
 // Both addresses and the size are multiples of 16 bytes.

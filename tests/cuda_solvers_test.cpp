@@ -1,9 +1,13 @@
 // What NVRTC makes of every solver's kernels, for every architecture that has a sheet, on a machine without a GPU.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
+#include <string_view>
 
 #include "cuda/compile.hpp"
+#include "cuda/plan.hpp"
 #include "cuda/solver.hpp"
 #include "problem/grammar.hpp"
 #include "util/error.hpp"
@@ -11,41 +15,72 @@
 namespace tconv::cuda {
 namespace {
 
-// One layer of each kind: dead phases, many rows, depthwise, sums in another type than f32, nothing even.
+// One layer of each kind: dead phases, many rows, depthwise, sums in another type than f32, nothing even, a long sum of
+// one channel.
 constexpr const char* kLayers[] = {
     "i32_o64_l100_k3_s2_p1_d2_tf32",       "i512_o256_l100_k16_s8_p4_f16_bias",
     "i24_o24_l100_k12_s2_g24_f32",         "i11_o1_l100_k20_s5_tf32",
     "i6_o9_l100_k7_s3_p2_d4_g3_f64",       "i5_o7_l100_k5_s2_i32_bias",
     "i37_o23_l100_k10_s5_p3_a2_bf16_bias", "i32_o64_l100_k3_s2_p1_d2_f32",
+    "i1026_o1_l100_k1024_s256_f16",        "i1026_o1_l100_k1024_s256_f32",
 };
 
-class Solvers : public testing::TestWithParam<const char*> {};
+class Solvers : public testing::TestWithParam<const char*> {
+ protected:
+  // A schedule of the layer's first solver. Skips the test without NVRTC.
+  void expect_no_spills(const Layer& layer, const Solver& solver, const Schedule& schedule) const {
+    const Target& target = *find_target(GetParam());
+    const Problem& problem = layer.problem;
+    Cubin cubin;
+    try {
+      cubin = compile(solver.source(layer, target, schedule), architecture_of(target.sm));
+    } catch (const Error& error) {
+      if (error.exit() == Exit::no_device) GTEST_SKIP() << error.what();
+      throw;
+    }
+    const std::string what = fmt::format("{}, {}, {} before, {} after", print_word(problem), print(schedule),
+                                         name(layer.before), name(layer.after));
+    EXPECT_GT(cubin.registers, 0) << what;
+    // The widest 16-bit tile does spill, in its epilogue: docs/cuda_engine.md.
+    const bool widest_half =
+        &solver == &kGemmSm90 && bytes_per_element(problem.arithmetic) == 2 && schedule.positions > 128;
+    if (widest_half) return;
+    EXPECT_EQ(cubin.spill_bytes, 0) << what;
+    EXPECT_EQ(cubin.stack_bytes, 0) << what;
+  }
+};
 
 TEST_P(Solvers, CompileWithoutSpills) {
-  const Target& target = *find_target(GetParam());
   for (const char* word : kLayers) {
     const Problem problem = parse_workload(word).problem;
-    const Solver* chosen = nullptr;
-    for (const Solver* solver : solvers())
-      if (chosen == nullptr && !solver->refuse(problem, target)) chosen = solver;
-    ASSERT_NE(chosen, nullptr) << word;
-    const auto schedules = chosen->schedules(problem, target);
-    ASSERT_FALSE(schedules.empty()) << word;
-    for (const Schedule& schedule : schedules) {
-      Cubin cubin;
-      try {
-        cubin = compile(chosen->source(problem, target, schedule), architecture_of(target.sm));
-      } catch (const Error& error) {
-        if (error.exit() == Exit::no_device) GTEST_SKIP() << error.what();
-        throw;
-      }
-      EXPECT_GT(cubin.registers, 0) << word;
-      // The widest 16-bit tile does spill, in its epilogue: docs/cuda_engine.md.
-      const bool widest_half =
-          chosen == &kGemmSm90 && bytes_per_element(problem.arithmetic) == 2 && schedule.positions > 128;
-      if (!widest_half) {
-        EXPECT_EQ(cubin.spill_bytes, 0) << word << ", " << schedule.positions << " positions";
-      }
+    const Choice choice = choose_solver(problem, *find_target(GetParam()));
+    for (const Schedule& schedule : choice.schedules) {
+      expect_no_spills({.problem = problem}, *choice.solver, schedule);
+      if (IsSkipped()) return;
+    }
+  }
+}
+
+// Of each kernel the tile with the most work a thread, and one with both activations of a kind.
+TEST_P(Solvers, ActivationsDoNotSpill) {
+  struct Around {
+    Activation before, after;
+  };
+  constexpr Around kAround[] = {{Activation::leaky_relu, Activation::none},
+                                {Activation::snake, Activation::none},
+                                {Activation::none, Activation::tanh},
+                                {Activation::elu, Activation::gelu}};
+  for (const char* word : {"i512_o256_l100_k16_s8_p4_f16_bias", "i32_o64_l100_k3_s2_p1_d2_tf32",
+                           "i24_o24_l100_k12_s2_g24_f32", "i6_o9_l100_k7_s3_p2_d4_g3_f64"}) {
+    const Problem problem = parse_workload(word).problem;
+    const Choice choice = choose_solver(problem, *find_target(GetParam()));
+    const Schedule& widest = choice.schedules.front();
+    const Schedule& schedule = choice.schedules[widest.positions > 128 && choice.solver == &kGemmSm90 ? 1 : 0];
+    for (const auto [before, after] : kAround) {
+      expect_no_spills(
+          {.problem = problem, .before = before, .after = after, .before_parameter = 0.1, .after_parameter = -0x1.8p-3},
+          *choice.solver, schedule);
+      if (IsSkipped()) return;
     }
   }
 }
@@ -66,11 +101,39 @@ TEST(GemmSm90, RefusesWithItsReason) {
   EXPECT_NE(why("i33_o64_l100_k3_f32", h100), "");  // 99: its sums would err more than twice as far as f32's
 }
 
+// The splits of the schedule that a call takes: the fastest by the solver's own prediction.
+int splits_of(const char* word, std::string_view target_name) {
+  const Workload workload = parse_workload(word);
+  const Target& target = *find_target(target_name);
+  const Choice choice = choose_solver(workload.problem, target);
+  const Schedule& best = *std::ranges::min_element(choice.schedules, {}, [&](const Schedule& schedule) {
+    const Launch launch = choice.solver->launch(workload, target, schedule);
+    EXPECT_EQ(launch.cluster, schedule.splits) << word;
+    EXPECT_EQ(launch.blocks % launch.cluster, 0) << word;  // else the driver refuses it
+    return choice.solver->seconds(workload, target, schedule);
+  });
+  return best.splits;
+}
+
+TEST(Splits, ShareALongSumOfFewTiles) {
+  for (const char* word : {"i1026_o1_l863_k1024_s256_f16", "i1026_o1_l863_k1024_s256_tf32",
+                           "i1026_o1_l863_k1024_s256_f32", "i1024_o512_l2_k16_s8_p4_f16"})
+    EXPECT_GT(splits_of(word, "h200"), 1) << word;
+  for (const char* word : {"b16_i1026_o1_l4000_k1024_s256_f16", "b16_i1026_o1_l4000_k1024_s256_f32",
+                           "b16_i512_o256_l4000_k16_s8_p4_tf32", "i32_o64_l100_k3_s2_f16"})
+    EXPECT_EQ(splits_of(word, "h200"), 1) << word;
+}
+
+TEST(Splits, NeedClusters) {
+  EXPECT_EQ(splits_of("i1026_o1_l863_k1024_s256_f32", "rtx4090"), 1);
+  EXPECT_GT(splits_of("i1026_o1_l863_k1024_s256_f32", "b200"), 1);
+}
+
 // One image serves every schedule of a layer: the host packs once.
 TEST(GemmSm90, SchedulesShareTheirImage) {
   const Target& h100 = *find_target("h100");
-  for (const char* word :
-       {"i512_o256_l100_k16_s8_p4_f16", "i32_o64_l100_k3_s2_p1_d2_tf32", "i40_o24_l100_k10_s5_tf32"}) {
+  for (const char* word : {"i512_o256_l100_k16_s8_p4_f16", "i32_o64_l100_k3_s2_p1_d2_tf32", "i40_o24_l100_k10_s5_tf32",
+                           "i1026_o1_l100_k1024_s256_f16"}) {
     const Problem problem = parse_workload(word).problem;
     const auto schedules = kGemmSm90.schedules(problem, h100);
     for (const Schedule& schedule : schedules) {

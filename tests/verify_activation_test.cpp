@@ -104,6 +104,21 @@ TEST(VerifyActivation, TheReferenceActivatesBeforeAndAfter) {
   EXPECT_TRUE(judge(c, expected, encode(answer, Arithmetic::f32)).fault);
 }
 
+// An activated x is rounded to what a matrix unit multiplies: off by half a unit of f16 it is right there alone.
+TEST(VerifyActivation, AMatrixUnitTakesTheActivatedInputInItsOwnType) {
+  Case c{.workload = parse_workload("b1_i1_o1_l1_k1_f16"), .data = Data::normal, .before = Activation::tanh};
+  const Tensors tensors{.x = {0.75}, .w = {1}, .bias = {}};
+  const double exact = std::tanh(0.75);
+  const double ieee = expect(c, tensors, Engine::ieee).bound[0];
+  const double matrix = expect(c, tensors, Engine::tensor_cores).bound[0];
+  EXPECT_GT(ieee, 0x1p-11 * exact);
+  EXPECT_LT(ieee, 1.01 * 0x1p-11 * exact);
+  EXPECT_GT(matrix, 2 * 0x1p-11 * exact);
+  EXPECT_LT(matrix, 2.01 * 0x1p-11 * exact);
+  c.before = Activation::relu;  // rounds nothing
+  EXPECT_LT(expect(c, tensors, Engine::tensor_cores).bound[0], 1.01 * 0x1p-11 * 0.75);
+}
+
 TEST(VerifyActivation, SeedsDrawEveryActivationAndAlphasWithinTheSinesRange) {
   std::vector<int> before(kAll.size()), after(kAll.size());
   for (std::uint64_t seed = 0; seed < 300; ++seed) {

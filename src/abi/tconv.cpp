@@ -136,12 +136,7 @@ tconv_status tconv_plan_create(const tconv_problem* problem, int device, const c
     if (device == TCONV_CPU) {
       made->cpu = std::make_unique<const tconv::cpu::Plan>(layer, name);
     } else {
-      if (const std::optional<tconv::Refusal> no = refuse(layer))
-        throw tconv::Error(tconv::Exit::unsupported, "layer", no->what, no->rule);
-      if (layer.before != tconv::Activation::none || layer.after != tconv::Activation::none)
-        throw tconv::Error(tconv::Exit::unsupported, "layer", "the CUDA kernels have no activations yet",
-                           "none before and after");
-      made->cuda = std::make_unique<const tconv::cuda::Plan>(layer.problem, device, name);
+      made->cuda = std::make_unique<const tconv::cuda::Plan>(layer, device, name);
     }
     *plan = made.release();
   });

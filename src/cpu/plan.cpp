@@ -131,11 +131,7 @@ void Plan::pack(const Pack& call, int threads) const {
 void Plan::run(const Call& call, int threads) const {
   const Problem& p = problem();
   require_threads(threads);
-  if (!plan::require_call(p, call)) return;
-  if ((layer_.before == Activation::snake) != (call.x_alpha != nullptr) ||
-      (layer_.after == Activation::snake) != (call.y_alpha != nullptr))
-    throw Error(Exit::usage, "run", "alphas are given without snake, or snake without them",
-                "one alpha a channel for snake, null otherwise");
+  if (!plan::require_call(layer_, call)) return;
   require_aligned(call.w);
   const std::int64_t size = bytes_per_element(p.arithmetic);
   const Dimension y_batch{call.batch, call.y_stride_b}, y_channel{p.c_out, call.y_stride_c};

@@ -35,7 +35,8 @@ std::vector<Schedule> schedules(const Problem& p, const Target&) {
   return {{.positions = columns * run}};
 }
 
-std::string source(const Problem& p, const Target&, const Schedule& s) {
+std::string source(const Layer& layer, const Target&, const Schedule& s) {
+  const Problem& p = layer.problem;
   return fmt::format(
       "#include \"depthwise.cuh\"\n\n"
       "struct Layer {{\n{}"
@@ -45,7 +46,7 @@ std::string source(const Problem& p, const Target&, const Schedule& s) {
       "  tconv::depthwise<Layer>(call);\n}}\n\n"
       "extern \"C\" __global__ void pack(const __grid_constant__ tconv::Pack pack) {{\n"
       "  tconv::pack_depthwise<Layer>(pack);\n}}\n",
-      layer_constants(p), threads(p, s), thread_positions(p), threads(p, s));
+      layer_constants(layer), threads(p, s), thread_positions(p), threads(p, s));
 }
 
 // The same image for every schedule.

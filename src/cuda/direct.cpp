@@ -74,7 +74,7 @@ Tile tile_of(const Problem& p, const Schedule& s) {
   const std::int64_t window = tile.positions + (tile.step_taps - 1) * offset_step + spread;
   const std::int64_t stage_bytes =
       std::int64_t{2} * bytes_per_sum(p.arithmetic) * (std::int64_t{tile.step_taps} * tile.rows + window);
-  constexpr std::int64_t kStageBytes = 40 << 10;  // of 48 KiB static shared memory
+  constexpr std::int64_t kStageBytes = 44 << 10;  // of 48 KiB static shared memory
   tile.depth = std::min(16, power_of_two_from(p.c_in / p.groups));
   while (tile.depth > 1 && tile.depth * stage_bytes > kStageBytes) tile.depth /= 2;
   return tile;
@@ -85,7 +85,12 @@ std::optional<std::string> refuse(const Problem& p, const Target& target) {
   return too_large_for_int(p);
 }
 
-std::vector<Schedule> schedules(const Problem& p, const Target&) {
+// Of the sum of a tile.
+std::int64_t steps(const Problem& p, const Tile& tile) {
+  return ceil_div(Phases(p).max_taps(), tile.step_taps) * ceil_div(p.c_in / p.groups, tile.depth);
+}
+
+std::vector<Schedule> schedules(const Problem& p, const Target& target) {
   const std::int64_t rows_needed = Phases(p).live() * padded_channels(p);
   int rows = power_of_two_from(std::min<std::int64_t>(rows_needed, 128));
   // At most 16 threads across the rows, so that a warp's worth remain along the positions.
@@ -96,24 +101,38 @@ std::vector<Schedule> schedules(const Problem& p, const Target&) {
   // For calls too short to fill the device with the first.
   const Schedule small{.positions = rows <= 4 ? 128 : 64, .rows = std::min(rows, 32)};
   if (small.positions * small.rows < all.front().positions * all.front().rows) all.push_back(small);
+  if (target.sm < 90) return all;  // has no clusters
+  // A long sum, shared by the blocks of a cluster where the tiles are few.
+  constexpr std::int64_t kLongSum = 512;  // products
+  if (p.c_in / p.groups * Phases(p).max_taps() < kLongSum) return all;
+  const std::size_t whole = all.size();
+  for (const int splits : {2, 4, 8}) {
+    for (std::size_t i = 0; i < whole; ++i) {
+      if (steps(p, tile_of(p, all[i])) < splits) continue;
+      all.push_back(all[i]);
+      all.back().splits = splits;
+    }
+  }
   return all;
 }
 
-std::string source(const Problem& p, const Target&, const Schedule& s) {
+std::string source(const Layer& layer, const Target&, const Schedule& s) {
+  const Problem& p = layer.problem;
   const Tile tile = tile_of(p, s);
   return fmt::format(
       "#include \"direct.cuh\"\n\n"
       "struct Layer {{\n{}"
       "  static constexpr int PADDED_C_OUT = {}, ROWS = {}, POSITIONS = {};\n"
       "  static constexpr int THREAD_ROWS = {}, THREAD_POSITIONS = {}, PHASES = {}, CHANNELS = {};\n"
-      "  static constexpr int DEPTH = {}, STEP_TAPS = {};\n"
+      "  static constexpr int DEPTH = {}, STEP_TAPS = {}, SPLITS = {};\n"
       "}};\n\n"
       "extern \"C\" __global__ void __launch_bounds__({}, {}) run(const __grid_constant__ tconv::Call call) {{\n"
       "  tconv::direct<Layer>(call);\n}}\n\n"
       "extern \"C\" __global__ void pack(const __grid_constant__ tconv::Pack pack) {{\n"
       "  tconv::pack_direct<Layer>(pack);\n}}\n",
-      layer_constants(p), padded_channels(p), tile.rows, tile.positions, tile.thread_rows, tile.thread_positions,
-      tile.phases, tile.channels, tile.depth, tile.step_taps, tile.threads(), std::max(1, 512 / tile.threads()));
+      layer_constants(layer), padded_channels(p), tile.rows, tile.positions, tile.thread_rows, tile.thread_positions,
+      tile.phases, tile.channels, tile.depth, tile.step_taps, s.splits, tile.threads(),
+      std::max(1, 512 / tile.threads()));
 }
 
 std::int64_t packed_elements(const Problem& p) {
@@ -138,8 +157,8 @@ std::int64_t tiles(const Workload& workload, const Tile& tile) {
 
 Launch launch(const Workload& workload, const Target&, const Schedule& s) {
   const Tile tile = tile_of(workload.problem, s);
-  constexpr std::int64_t kGrid = 0x7fffffff;
-  return {.blocks = std::min(tiles(workload, tile), kGrid), .threads = tile.threads()};
+  const std::int64_t most = 0x7fffffff / s.splits;
+  return {.blocks = std::min(tiles(workload, tile), most) * s.splits, .threads = tile.threads(), .cluster = s.splits};
 }
 
 double seconds(const Workload& workload, const Target& target, const Schedule& s) {
@@ -158,18 +177,20 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   const std::int64_t channels = p.c_in / p.groups;
   const double tile_flops =
       2.0 * tile.rows * tile.positions * static_cast<double>(phases.max_taps()) * static_cast<double>(channels);
-  const double steps =
-      static_cast<double>(ceil_div(phases.max_taps(), tile.step_taps) * ceil_div(p.c_in / p.groups, tile.depth));
-  const auto count = static_cast<double>(tiles(workload, tile));
+  const auto block_steps = static_cast<double>(ceil_div(steps(p, tile), s.splits));
+  const auto count = static_cast<double>(tiles(workload, tile) * s.splits);
   const double resident = std::max(1, 512 / tile.threads());
   // A block alone on its processor waits for every step's copies.
   constexpr double kStepLatency = 0.7e-6;
   const double rounds = std::max(1.0, count / (target.sms.value * resident));
   const double per_sm = std::max(1.0, count / target.sms.value);
-  const double arithmetic = per_sm * tile_flops / (peak.value / target.sms.value * efficiency);
+  const double arithmetic = per_sm * tile_flops / s.splits / (peak.value / target.sms.value * efficiency);
   const Work moved = work(workload);
   const double memory = moved.bytes() / achievable_dram(target, moved.bytes_read, moved.bytes_written);
-  return std::max({arithmetic, memory, rounds * steps * kStepLatency}) + target.launch_s.value;
+  // Blocks that share a tile wait for each other, and each reads what all have.
+  constexpr double kExchange = 2e-6;
+  const double exchange = s.splits > 1 ? rounds * kExchange : 0;
+  return std::max({arithmetic, memory, rounds * block_steps * kStepLatency}) + exchange + target.launch_s.value;
 }
 
 }  // namespace

@@ -66,13 +66,15 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
          channels / parts * pitch * shape.element_bytes > kOutBytes)
     parts *= 2;
   const std::int64_t segments = whole ? channels / parts : group_positions;
-  const std::int64_t out_bytes = segments * pitch * shape.element_bytes;
-  const std::int64_t w_stages = shape.row_tiles(s) == 1 && shape.groups == 1
+  // Split, a block's sums of each position in a pitch of 8 modulo 32 instead.
+  const std::int64_t out_bytes =
+      s.splits > 1 ? group_positions * (s.rows + (40 - s.rows % 32) % 32) * 4 : segments * pitch * shape.element_bytes;
+  const std::int64_t w_stages = s.splits == 1 && shape.row_tiles(s) == 1 && shape.groups == 1
                                     ? std::min<std::int64_t>(s.weight_stages, shape.weight_entries())
                                     : s.weight_stages;
   const std::int64_t out_at = ceil_div(s.stages * x_bytes + w_stages * shape.weight_bytes(s), 128) * 128;
-  return out_at + ceil_div(s.warpgroups * out_bytes, 128) * 128 + 16 * (s.stages + w_stages) + 32 * s.warpgroups +
-         1024;
+  const std::int64_t barriers = s.stages + w_stages + (s.splits > 1 ? s.warpgroups : 0);
+  return out_at + ceil_div(s.warpgroups * out_bytes, 128) * 128 + 16 * barriers + 32 * s.warpgroups + 1024;
 }
 
 std::optional<std::string> refuse(const Problem& p, const Target& target) {
@@ -118,9 +120,14 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
   const int rows = rows_of_tile(shape);
   const auto room = static_cast<std::int64_t>(target.smem_per_block.value);
   std::vector<Schedule> all;
-  const auto add = [&](int positions, int warpgroups) {
-    Schedule s{.positions = positions, .rows = rows, .stages = 2, .weight_stages = 4, .warpgroups = warpgroups};
-    if (shape.row_tiles(s) == 1 && shape.groups == 1)
+  const auto add = [&](int positions, int warpgroups, int splits) {
+    Schedule s{.positions = positions,
+               .rows = rows,
+               .stages = 2,
+               .weight_stages = 4,
+               .warpgroups = warpgroups,
+               .splits = splits};
+    if (splits == 1 && shape.row_tiles(s) == 1 && shape.groups == 1)
       s.weight_stages = static_cast<int>(std::min<std::int64_t>(shape.weight_entries(), 64));
     // All weights stay where they fit, else four slots of them, else fewer of both.
     if (shared_bytes(p, s) > room) s.weight_stages = 4;
@@ -136,10 +143,14 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
     }
     all.push_back(s);
   };
-  if (rows <= 64) add(512, 2);
-  add(256, 2);
-  add(128, 2);
-  add(64, 1);
+  if (rows <= 64) add(512, 2, 1);
+  add(256, 2, 1);
+  add(128, 2, 1);
+  add(64, 1, 1);
+  // For calls of a few tiles. A shorter sum takes no longer than the exchange of its parts.
+  constexpr std::int64_t kLongSum = 4;  // chunks
+  for (int splits = 2; splits <= 8 && shape.chunks >= std::max<std::int64_t>(kLongSum, splits); splits *= 2)
+    add(64, 1, splits);
   return all;
 }
 
@@ -149,7 +160,8 @@ std::int64_t packed_bytes(const Problem& p, const Schedule& s) {
   return shape.groups * shape.row_tiles(s) * shape.weight_entries() * shape.weight_bytes(s);
 }
 
-std::string source(const Problem& p, const Target&, const Schedule& s) {
+std::string source(const Layer& layer, const Target&, const Schedule& s) {
+  const Problem& p = layer.problem;
   const Shape shape(p);
   const char* storage = p.arithmetic == Arithmetic::f32    ? "AsF32"
                         : p.arithmetic == Arithmetic::tf32 ? "AsTf32"
@@ -161,10 +173,10 @@ std::string source(const Problem& p, const Target&, const Schedule& s) {
       "  using Storage = tconv::{};\n"
       "  static constexpr int C_IN = {}, C_OUT = {}, GROUPS = {}, K = {}, STRIDE = {}, PADDING = {};\n"
       "  static constexpr int GAP = {}, LIVE = {}, STEP = {}, TAPS = {}, JUMP = {};\n"
-      "  static constexpr bool BIAS = {};\n"
+      "  static constexpr bool BIAS = {};\n{}"
       "}};\n\n"
       "struct Schedule {{\n"
-      "  static constexpr int ROWS = {}, TILES = {}, CONSUMERS = {}, X_STAGES = {}, W_STAGES = {};\n"
+      "  static constexpr int ROWS = {}, TILES = {}, CONSUMERS = {}, X_STAGES = {}, W_STAGES = {}, SPLITS = {};\n"
       "}};\n\n"
       "using Gemm = tconv::GemmSm90<Layer, Schedule>;\n"
       "static_assert(Gemm::SHARED_BYTES == {} && Gemm::THREADS == {}, \"as the host launches it\");\n"
@@ -175,8 +187,9 @@ std::string source(const Problem& p, const Target&, const Schedule& s) {
       "extern \"C\" __global__ void pack(const __grid_constant__ tconv::Pack call) {{\n"
       "  Gemm::pack(call);\n}}\n",
       storage, shape.c_in, shape.c_out, shape.groups, p.kernel, p.stride, p.padding, shape.gap, shape.live,
-      p.dilation / shape.gap, shape.taps, shape.jump, p.bias, s.rows, s.positions / s.warpgroups / 64, s.warpgroups,
-      s.stages, s.weight_stages, shared_bytes(p, s), threads(s), packed_bytes(p, s));
+      p.dilation / shape.gap, shape.taps, shape.jump, p.bias, activation_constants(layer), s.rows,
+      s.positions / s.warpgroups / 64, s.warpgroups, s.stages, s.weight_stages, s.splits, shared_bytes(p, s),
+      threads(s), packed_bytes(p, s));
 }
 
 Launch pack_launch(const Problem& p, const Schedule& s) {
@@ -190,10 +203,11 @@ std::int64_t tiles(const Workload& workload, const Schedule& s) {
 }
 
 Launch launch(const Workload& workload, const Target& target, const Schedule& s) {
-  const auto resident = static_cast<std::int64_t>(target.sms.value);
-  return {.blocks = std::min(tiles(workload, s), resident),
+  const std::int64_t resident = std::max<std::int64_t>(1, static_cast<std::int64_t>(target.sms.value) / s.splits);
+  return {.blocks = std::min(tiles(workload, s), resident) * s.splits,
           .threads = threads(s),
-          .shared_bytes = static_cast<int>(shared_bytes(workload.problem, s))};
+          .shared_bytes = static_cast<int>(shared_bytes(workload.problem, s)),
+          .cluster = s.splits};
 }
 
 // A tile is bound by the slowest of its producers, the matrix unit and its share of DRAM; a block alone on its SM also
@@ -202,25 +216,32 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   const Problem& p = workload.problem;
   const Shape shape(p);
   const double clock = target.clock_hz.value;
-  const double blocks = static_cast<double>(launch(workload, target, s).blocks);
-  const double rounds = std::ceil(static_cast<double>(tiles(workload, s)) / std::max(1.0, blocks));
+  const double clusters = static_cast<double>(launch(workload, target, s).blocks) / s.splits;
+  const double rounds = std::ceil(static_cast<double>(tiles(workload, s)) / std::max(1.0, clusters));
+  // Of the sum, what the block with the most chunks has.
+  const double share = static_cast<double>(ceil_div(shape.chunks, s.splits)) / static_cast<double>(shape.chunks);
   const double product_cycles = std::max(32.0, 0.5 * s.rows);  // of 64 positions by 32 bytes of channels
   const double multiply =
       s.positions / 64.0 * static_cast<double>(shape.taps * shape.steps) * product_cycles * shape.terms;
   constexpr double kLoads = 16;          // in flight of a producer thread
   constexpr double kLoadLatency = 1500;  // of those, and their way into shared memory
-  const double loads = static_cast<double>(s.positions * shape.c_in) / (2 * 32.0 * kProducers * kLoads);
+  const double loads = share * static_cast<double>(s.positions * shape.c_in) / (2 * 32.0 * kProducers * kLoads);
   const double produce = std::ceil(loads) * kLoadLatency / std::min(s.stages, 2) * 2;
   // What a tile brings from L2, unless its weights stay where they are.
-  const bool resident = shape.row_tiles(s) == 1 && shape.groups == 1 && shape.weight_entries() <= s.weight_stages;
+  const bool resident =
+      s.splits == 1 && shape.row_tiles(s) == 1 && shape.groups == 1 && shape.weight_entries() <= s.weight_stages;
   const double weights = resident ? 0.0 : static_cast<double>(shape.weight_entries() * shape.weight_bytes(s));
   const double window = static_cast<double>(s.positions * shape.c_in) * shape.element_bytes;
   constexpr double kOfL2 = 0.6;  // reached by blocks that all read the same weights
   const double l2 = (weights + window) / (kOfL2 * target.l2_bytes_per_s.value / target.sms.value) * clock;
   constexpr double kEpilogue = 4.0;  // cycles for each output of a thread
-  const double store = kEpilogue * s.positions * s.rows / (128.0 * s.warpgroups) * static_cast<double>(shape.gap);
+  const double outputs = static_cast<double>(s.positions) * s.rows / (128.0 * s.warpgroups);  // of a thread
+  // Split, it writes its sums, waits for the other blocks, and reads as many of theirs.
+  constexpr double kExchange = 3000;
+  const double store =
+      s.splits == 1 ? kEpilogue * outputs * static_cast<double>(shape.gap) : 2 * kEpilogue * outputs + kExchange;
   constexpr double kTile = 3000;
-  const double per_tile = std::max({multiply, produce, l2}) + store + kTile;
+  const double per_tile = std::max({share * multiply, produce, share * l2}) + store + kTile;
   const Work moved = work(workload);
   const double memory = moved.bytes() / achievable_dram(target, moved.bytes_read, moved.bytes_written);
   return std::max(rounds * per_tile / clock, memory) + target.launch_s.value;

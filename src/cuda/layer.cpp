@@ -28,13 +28,22 @@ const char* storage(Arithmetic arithmetic) {
 
 }  // namespace
 
-std::string layer_constants(const Problem& p) {
+std::string activation_constants(const Layer& layer) {
+  // Hexadecimal: the parameters to their last bit.
+  return fmt::format(
+      "  static constexpr tconv::Activation BEFORE = tconv::Activation::{}, AFTER = tconv::Activation::{};\n"
+      "  static constexpr double BEFORE_PARAMETER = {:a}, AFTER_PARAMETER = {:a};\n",
+      name(layer.before), name(layer.after), layer.before_parameter, layer.after_parameter);
+}
+
+std::string layer_constants(const Layer& layer) {
+  const Problem& p = layer.problem;
   return fmt::format(
       "  using Storage = {};\n"
       "  static constexpr int C_IN = {}, C_OUT = {}, GROUPS = {};\n"
-      "  static constexpr int K = {}, STRIDE = {}, PADDING = {}, DILATION = {}, GAP = {};\n",
+      "  static constexpr int K = {}, STRIDE = {}, PADDING = {}, DILATION = {}, GAP = {};\n{}",
       storage(p.arithmetic), p.c_in / p.groups, p.c_out / p.groups, p.groups, p.kernel, p.stride, p.padding, p.dilation,
-      Phases(p).gcd());
+      Phases(p).gcd(), activation_constants(layer));
 }
 
 std::optional<std::string> too_large_for_int(const Problem& p) {

@@ -1,16 +1,20 @@
-// What the sources of kernels/direct.cuh and kernels/depthwise.cuh share: the layer as text.
+// What the sources of the solvers share: the layer as text.
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <string>
 
+#include "problem/layer.hpp"
 #include "problem/problem.hpp"
 
 namespace tconv::cuda {
 
-// The members of `struct Layer` that follow from the problem; C_IN and C_OUT are of one group.
-[[nodiscard]] std::string layer_constants(const Problem& problem);
+// The members of `struct Layer` in kernels/direct.cuh and kernels/depthwise.cuh that follow from the layer; C_IN and
+// C_OUT are of one group.
+[[nodiscard]] std::string layer_constants(const Layer& layer);
+// Those of them that kernels/activation.cuh reads.
+[[nodiscard]] std::string activation_constants(const Layer& layer);
 
 // Why the constants do not fit the kernels' int, if they do not.
 [[nodiscard]] std::optional<std::string> too_large_for_int(const Problem& problem);

@@ -124,7 +124,7 @@ struct Image {
 bool same_image(const Schedule& a, const Schedule& b) { return a.rows == b.rows && a.warpgroups == b.warpgroups; }
 
 // One entry a schedule, in their order; several at once, for each takes seconds.
-std::vector<Cubin> compile_all(const Solver& solver, const Problem& problem, const Target& target,
+std::vector<Cubin> compile_all(const Solver& solver, const Layer& layer, const Target& target,
                                const std::vector<Schedule>& schedules) {
   std::vector<Cubin> cubins(schedules.size());
   std::vector<std::exception_ptr> failures(schedules.size());
@@ -133,7 +133,7 @@ std::vector<Cubin> compile_all(const Solver& solver, const Problem& problem, con
   const auto work = [&] {
     for (std::size_t i = next++; i < schedules.size(); i = next++) {
       try {
-        cubins[i] = compile(solver.source(problem, target, schedules[i]), architecture);
+        cubins[i] = compile(solver.source(layer, target, schedules[i]), architecture);
       } catch (...) {
         failures[i] = std::current_exception();
       }
@@ -190,7 +190,7 @@ Choice choose_solver(const Problem& problem, const Target& target, std::string_v
 }
 
 struct Plan::State {
-  Problem problem;
+  Layer layer;
   const Machine* machine = nullptr;
   Choice choice;
   std::vector<Loaded> loaded;
@@ -218,6 +218,7 @@ struct Plan::State {
 
 void Plan::State::load(const Cubin& cubin, const Schedule& schedule) {
   const Driver& api = driver();
+  const Problem& problem = layer.problem;
   Loaded& one = loaded.emplace_back();
   one.schedule = schedule;
   one.facts = cubin;
@@ -254,13 +255,13 @@ void Plan::State::check_stream(Stream stream) const {
                 "a stream of the plan's device and its primary context");
 }
 
-Plan::Plan(const Problem& problem, int device, std::string_view solver) : state_(std::make_unique<State>()) {
-  require_valid(problem);
+Plan::Plan(const Layer& layer, int device, std::string_view solver) : state_(std::make_unique<State>()) {
+  if (const std::optional<Refusal> no = refuse(layer)) throw Error(Exit::unsupported, "layer", no->what, no->rule);
   State& state = *state_;
-  state.problem = problem;
+  state.layer = layer;
   const Machine& here = machine(device);
-  state.choice = choose_solver(problem, here.target, solver);
-  const std::vector<Cubin> cubins = compile_all(*state.choice.solver, problem, here.target, state.choice.schedules);
+  state.choice = choose_solver(layer.problem, here.target, solver);
+  const std::vector<Cubin> cubins = compile_all(*state.choice.solver, layer, here.target, state.choice.schedules);
   state.machine = &here;
   const Current current(here.context);
   state.loaded.reserve(cubins.size());
@@ -269,7 +270,7 @@ Plan::Plan(const Problem& problem, int device, std::string_view solver) : state_
 
 Plan::~Plan() = default;
 
-const Problem& Plan::problem() const { return state_->problem; }
+const Problem& Plan::problem() const { return state_->layer.problem; }
 const Target& Plan::target() const { return state_->machine->target; }
 const Solver& Plan::solver() const { return *state_->choice.solver; }
 const std::vector<plan::PassedOver>& Plan::passed_over() const { return state_->choice.passed_over; }
@@ -283,7 +284,7 @@ std::vector<Plan::Compiled> Plan::compiled() const {
 }
 
 std::size_t Plan::choose(const Extent& extent) const {
-  const Workload workload{state_->problem, extent};
+  const Workload workload{problem(), extent};
   std::size_t best = 0;
   double least = std::numeric_limits<double>::infinity();
   for (std::size_t i = 0; state_->loaded.size() > 1 && i < state_->loaded.size(); ++i) {
@@ -331,7 +332,7 @@ void Plan::run(const Call& call, Stream stream) const {
 }
 
 void Plan::run(std::size_t index, const Call& call, Stream stream) const {
-  if (!plan::require_call(problem(), call)) return;
+  if (!plan::require_call(state_->layer, call)) return;
   const Extent extent{.batch = call.batch, .length = call.length};
   const Loaded& one = state_->loaded.at(index);
   Call own = call;

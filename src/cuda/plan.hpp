@@ -12,6 +12,7 @@
 #include "cuda/solver.hpp"
 #include "kernels/call.h"
 #include "plan/engine.hpp"
+#include "problem/layer.hpp"
 #include "problem/problem.hpp"
 #include "target/target.hpp"
 
@@ -30,9 +31,9 @@ struct Choice {
 
 class Plan {
  public:
-  // Chooses the first solver of the table that serves the problem on the device and compiles its schedules.
+  // Chooses the first solver of the table that serves the layer's problem on the device and compiles its schedules.
   // `solver`: a name of the table, to force it; empty chooses. Throws Error(no_device | unsupported).
-  Plan(const Problem& problem, int device, std::string_view solver = {});
+  Plan(const Layer& layer, int device, std::string_view solver = {});
   ~Plan();
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "problem/layer.hpp"
 #include "problem/problem.hpp"
 #include "target/target.hpp"
 
@@ -34,13 +35,14 @@ struct Launch {
 
 struct Solver {
   std::string_view name;
+  // All serve any activation: neither a schedule nor the packed weights depend on one.
   // Why it cannot serve the problem on the target, if it cannot.
   std::optional<std::string> (*refuse)(const Problem&, const Target&);
   // Every schedule worth trying, the one for the most work first. One is chosen per call, by `seconds`.
   std::vector<Schedule> (*schedules)(const Problem&, const Target&);
   // The translation unit: constants and the entries `run(const __grid_constant__ Call)` and `pack(const
   // __grid_constant__ Pack)`. Only integers and names of our own tables enter the text.
-  std::string (*source)(const Problem&, const Target&, const Schedule&);
+  std::string (*source)(const Layer&, const Target&, const Schedule&);
   // Schedules with the same rows, warpgroups and packed bytes read one image of the weights.
   std::int64_t (*packed_bytes)(const Problem&, const Schedule&);
   Launch (*pack_launch)(const Problem&, const Schedule&);

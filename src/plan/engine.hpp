@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "problem/layer.hpp"
 #include "problem/problem.hpp"
 #include "util/error.hpp"
 
@@ -53,10 +54,11 @@ template <typename Solver, typename Refuse>
   return chosen;
 }
 
-// Throws Error(usage | unsupported) for a call (kernels/call.h) that no plan of the problem can run. False: there is
+// Throws Error(usage | unsupported) for a call (kernels/call.h) that no plan of the layer can run. False: there is
 // nothing to run.
 template <typename Call>
-[[nodiscard]] bool require_call(const Problem& problem, const Call& call) {
+[[nodiscard]] bool require_call(const Layer& layer, const Call& call) {
+  const Problem& problem = layer.problem;
   const Extent extent{.batch = call.batch, .length = call.length};
   require_valid(problem, extent);
   if (const std::int64_t due = out_length(problem, extent.length); call.out_length != due)
@@ -68,6 +70,10 @@ template <typename Call>
   if (problem.bias != (call.bias != nullptr))
     throw Error(Exit::usage, "run", problem.bias ? "the bias is null" : "a bias is given",
                 problem.bias ? "the plan's problem has a bias" : "the plan's problem has none");
+  if ((layer.before == Activation::snake) != (call.x_alpha != nullptr) ||
+      (layer.after == Activation::snake) != (call.y_alpha != nullptr))
+    throw Error(Exit::usage, "run", "alphas are given without snake, or snake without them",
+                "one alpha a channel for snake, null otherwise");
   return true;
 }
 

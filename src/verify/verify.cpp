@@ -128,6 +128,11 @@ Expected expect(const Case& c, const Tensors& tensors, Engine engine) {
     return alphas.empty() ? 0.0 : alphas[static_cast<std::size_t>(channel)];
   };
 
+  // A matrix unit multiplies what is in storage's own type, which an activated x is rounded to; relu's is there
+  // already.
+  const bool rounded =
+      engine == Engine::tensor_cores && bytes_per_element(p.arithmetic) == 2 && !keeps_integers(c.before);
+
   std::vector<double> x = tensors.x, x_error;
   if (c.before != Activation::none) {
     x_error.resize(x.size());
@@ -135,6 +140,7 @@ Expected expect(const Case& c, const Tensors& tensors, Engine engine) {
       const double alpha = alpha_of(tensors.x_alpha, static_cast<std::int64_t>(i) / c.workload.extent.length % p.c_in);
       x_error[i] = activation_error(c.before, x[i], 0, c.before_parameter, alpha, u);
       x[i] = activate(c.before, x[i], c.before_parameter, alpha);
+      if (rounded) x_error[i] = stored_error(p.arithmetic, x[i], x_error[i]);
     }
   }
   // Integer data leaves no error but the rounding of the one exact sum.

@@ -144,7 +144,7 @@ struct Row {
 };
 
 Row bench_cuda(const Workload& workload, Gpu& gpu, const Options& options) {
-  const cuda::Plan plan(workload.problem, gpu.ordinal, options.solver);
+  const cuda::Plan plan({.problem = workload.problem}, gpu.ordinal, options.solver);
   const Tensors<DeviceMemory> tensors(workload, plan.packed_bytes());
   plan.pack(tensors.pack(), nullptr);
   const Limit bound = limit(workload, plan.target());

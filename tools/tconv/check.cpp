@@ -85,8 +85,16 @@ class Teller {
   Progress& progress_;
 };
 
+Layer layer_of(const verify::Case& c) {
+  return {.problem = c.workload.problem,
+          .before = c.before,
+          .after = c.after,
+          .before_parameter = c.before_parameter,
+          .after_parameter = c.after_parameter};
+}
+
 void check_cuda(const Options& options, int device, const verify::Case& c, Teller& teller) {
-  const cuda::Plan plan(c.workload.problem, device, options.solver);
+  const cuda::Plan plan(layer_of(c), device, options.solver);
   const verify::Tensors tensors = verify::make_tensors(c);
   const verify::Expected expected = verify::expect(c, tensors, engine_of(plan));
   const std::vector<cuda::Plan::Compiled> all = plan.compiled();
@@ -115,11 +123,7 @@ void require_cpu_solver(const std::string& name) {
 // Every solver that serves the layer, or the one asked for, on every instruction set.
 void check_cpu(const Options& options, const verify::Case& c, Teller& teller) {
   static const std::vector<std::string> sets = cpu::instruction_sets();
-  const Layer layer{.problem = c.workload.problem,
-                    .before = c.before,
-                    .after = c.after,
-                    .before_parameter = c.before_parameter,
-                    .after_parameter = c.after_parameter};
+  const Layer layer = layer_of(c);
   const verify::Tensors tensors = verify::make_tensors(c);
   const verify::Expected expected = verify::expect(c, tensors, verify::Engine::ieee);
   for (const cpu::Solver* solver : cpu::solvers()) {
@@ -144,7 +148,7 @@ void check_cpu(const Options& options, const verify::Case& c, Teller& teller) {
 }
 
 void check_case(const Options& options, const Device& device, verify::Case c, Totals& totals, Progress& progress) {
-  if (!device) verify::draw_activations(c);
+  verify::draw_activations(c);
   Teller teller(options, c, totals, progress);
   try {
     if (device) {

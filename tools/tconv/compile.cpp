@@ -37,15 +37,18 @@ Exit run(const Options& options) {
   std::string text = fmt::format("{} for {}: {}\n", print_word(problem), architecture, choice.solver->name);
   auto to = std::back_inserter(text);
   for (const cuda::Schedule& schedule : choice.schedules) {
-    const cuda::Cubin cubin = cuda::compile(choice.solver->source(problem, target, schedule), architecture);
+    const cuda::Cubin cubin =
+        cuda::compile(choice.solver->source({.problem = problem}, target, schedule), architecture);
     const cuda::Launch launch = choice.solver->launch(workload, target, schedule);
     const int shared = launch.shared_bytes + cubin.static_shared_bytes;
     const Occupancy resident = occupancy(target, cubin.registers, shared, launch.threads);
     fmt::format_to(to,
-                   "{}: {} threads, {} registers, {} bytes spilled, {} bytes of stack, {} bytes of shared memory, {} "
+                   "{}: {} threads{}, {} registers, {} bytes spilled, {} bytes of stack, {} bytes of shared memory, {} "
                    "blocks on an SM by {}, {} bytes of code{}\n",
-                   cuda::print(schedule), launch.threads, cubin.registers, cubin.spill_bytes, cubin.stack_bytes, shared,
-                   resident.blocks_per_sm, resident.limited_by, cubin.bytes.size(), cubin.cached ? ", cached" : "");
+                   cuda::print(schedule), launch.threads,
+                   launch.cluster > 1 ? fmt::format(" in clusters of {}", launch.cluster) : "", cubin.registers,
+                   cubin.spill_bytes, cubin.stack_bytes, shared, resident.blocks_per_sm, resident.limited_by,
+                   cubin.bytes.size(), cubin.cached ? ", cached" : "");
     rows.push_back({{"schedule",
                      {{"positions", schedule.positions},
                       {"rows", schedule.rows},
