@@ -54,7 +54,8 @@ def conv_transpose1d(x, weight, bias, stride, padding, output_padding, dilation,
     if x.dtype == torch.float32:
         arithmetic = "tf32" if torch.backends.cudnn.allow_tf32 else "f32"
     else:
-        arithmetic = {torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64"}.get(x.dtype)
+        arithmetic = {torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64",
+                      torch.int32: "i32"}.get(x.dtype)
     if (arithmetic, bias is not None) not in TEXT_OF:
         raise TypeError(f"{x.dtype} {'without' if bias is None else 'with'} a bias is not served")
     return extension(TEXT_OF[arithmetic, bias is not None]).conv_transpose1d_forward(x, weight, bias)

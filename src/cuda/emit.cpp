@@ -141,15 +141,18 @@ const char* boolean(bool value) { return value ? "true" : "false"; }
 struct Text {
   std::string solver;
   double seconds = 0;
-  std::vector<std::string> includes;
-  std::string text;
+  std::vector<std::string> includes{};
+  std::string text{};
 };
 
-std::string kernel_source(std::string source) {
-  // Several schedules have entries of the same names, each in a namespace of its own.
+// A solver's text beside those of its other schedules: its entries have their names in a namespace of its own, and the
+// weights are packed by one of them.
+std::string kernel_source(std::string source, bool packs) {
   constexpr std::string_view kLinkage = "extern \"C\" __global__";
   for (std::size_t at = 0; (at = source.find(kLinkage, at)) != std::string::npos;)
     source.replace(at, kLinkage.size(), "__global__");
+  if (const std::size_t at = source.find("\n__global__ void pack("); !packs && at != std::string::npos)
+    source.erase(at, source.find("\n}\n", at) + 3 - at);
   while (source.starts_with('\n')) source.erase(0, 1);
   return source;
 }
@@ -177,16 +180,25 @@ Text text_of(const Workload& workload, const Target& target) {
   // A kernel whose text does not depend on the bias sees at run time whether there is one.
   const bool either =
       !solver.refuse(other, target) && solver.source(p, target, chosen) == solver.source(other, target, chosen);
+  const Launch pack = solver.pack_launch(p, chosen);
 
-  Text out{.solver = std::string(solver.name),
-           .seconds = solver.seconds(workload, target, chosen),
-           .includes = {},
-           .text = {}};
-  const Ranges ranges = ranges_of(solver, schedules, workload, target);
+  Text out{.solver = std::string(solver.name), .seconds = solver.seconds(workload, target, chosen)};
+  out.text = fmt::format(
+      "// --- the layer {:-<83}\n\n"
+      "struct Sizes {{\n"
+      "  static constexpr long long C_IN = {}, C_OUT = {}, GROUPS = {}, K = {};\n"
+      "  static constexpr long long STRIDE = {}, PADDING = {}, OUTPUT_PADDING = {}, DILATION = {};\n"
+      "  static constexpr bool TAKES_BIAS = {}, NEEDS_BIAS = {};\n"
+      "  static constexpr long long PACKED_BYTES = {};\n"
+      "  static constexpr unsigned PACK_BLOCKS = {}, PACK_THREADS = {};\n"
+      "}};\n\n",
+      "", p.c_in, p.c_out, p.groups, p.kernel, p.stride, p.padding, p.output_padding, p.dilation,
+      boolean(either || p.bias), boolean(!either && p.bias), solver.packed_bytes(p, chosen), pack.blocks, pack.threads);
+
   std::string table;
-  std::vector<std::size_t> named;  // schedules by number
+  std::vector<std::size_t> named;  // schedules, by their number in the text
   const auto sms = static_cast<std::int64_t>(target.sms.value);
-  for (const auto& [from, index] : ranges) {
+  for (const auto& [from, index] : ranges_of(solver, schedules, workload, target)) {
     const Schedule& schedule = schedules[index];
     const auto number = static_cast<std::size_t>(std::ranges::find(named, index) - named.begin());
     if (number == named.size()) {
@@ -194,42 +206,20 @@ Text text_of(const Workload& workload, const Target& target) {
       Split source = split_includes(solver.source(p, target, schedule));
       out.includes = std::move(source.includes);
       out.text += fmt::format("// {}\nnamespace schedule_{} {{\n\n{}\n}}  // namespace schedule_{}\n\n",
-                              print(schedule), number, kernel_source(std::move(source.rest)), number);
+                              print(schedule), number, kernel_source(std::move(source.rest), number == 0), number);
     }
     const Grid grid = grid_of(solver, p, target, schedule);
     const bool persistent = grid.most % sms == 0 && grid.most / sms <= 64;
-    table += fmt::format("      {{{}, schedule_{}::run, {}, {}, {}, {}, {}, {}, {}}},\n", from, number,
+    table += fmt::format("    {{{}, schedule_{}::run, {}, {}, {}, {}, {}, {}, {}}},\n", from, number,
                          schedule.positions, grid.tiles, persistent ? grid.most / sms : grid.most, boolean(persistent),
                          grid.launch.threads, grid.launch.shared_bytes, grid.launch.cluster);
   }
-  const Launch pack = solver.pack_launch(p, chosen);
-  return {.solver = std::move(out.solver),
-          .seconds = out.seconds,
-          .includes = std::move(out.includes),
-          .text = fmt::format("// --- the layer {:-<83}\n\n"
-                              "namespace {{\n\n"
-                              "namespace layer {{\n"
-                              "constexpr long long C_IN = {}, C_OUT = {}, GROUPS = {}, K = {};\n"
-                              "constexpr long long STRIDE = {}, PADDING = {}, OUTPUT_PADDING = {}, DILATION = {};\n"
-                              "constexpr bool TAKES_BIAS = {}, NEEDS_BIAS = {};\n"
-                              "constexpr long long PACKED_BYTES = {};\n"
-                              "constexpr unsigned PACK_BLOCKS = {}, PACK_THREADS = {};\n"
-                              "}}  // namespace layer\n\n"
-                              "{}{}\n"
-                              "const Launch& launch_for(long long positions) {{\n"
-                              "  static const Launch launches[] = {{\n{}  }};\n"
-                              "  const Launch* fastest = launches;\n"
-                              "  for (const Launch& launch : launches) {{\n"
-                              "    if (launch.from <= positions) fastest = &launch;\n"
-                              "  }}\n"
-                              "  return *fastest;\n"
-                              "}}\n\n"
-                              "// All schedules read the same image of the weights.\n"
-                              "constexpr auto pack_weights = schedule_0::pack;\n\n"
-                              "}}  // namespace\n\n",
-                              "", p.c_in, p.c_out, p.groups, p.kernel, p.stride, p.padding, p.output_padding,
-                              p.dilation, boolean(either || p.bias), boolean(!either && p.bias),
-                              solver.packed_bytes(p, chosen), pack.blocks, pack.threads, out.text, kLaunch, table)};
+  out.text += fmt::format(
+      "{}\nstatic const Launch LAUNCHES[] = {{\n{}}};\n\n"
+      "// All schedules read the same image of the weights.\n"
+      "constexpr auto pack_weights = schedule_0::pack;\n\n",
+      kLaunch, table);
+  return out;
 }
 
 // --- the files ------------------------------------------------------------------------------------

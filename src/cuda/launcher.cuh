@@ -7,11 +7,12 @@
 
 // L_out of a row of `length` samples.
 extern "C" long long conv_transpose1d_out_length(long long length) {
-  return (length - 1) * layer::STRIDE - 2 * layer::PADDING + layer::DILATION * (layer::K - 1) + layer::OUTPUT_PADDING + 1;
+  return (length - 1) * Sizes::STRIDE - 2 * Sizes::PADDING + Sizes::DILATION * (Sizes::K - 1) + Sizes::OUTPUT_PADDING +
+         1;
 }
 
 // Of the weights as the kernel reads them.
-extern "C" long long conv_transpose1d_packed_bytes() { return layer::PACKED_BYTES; }
+extern "C" long long conv_transpose1d_packed_bytes() { return Sizes::PACKED_BYTES; }
 
 // w (C_IN, C_OUT / GROUPS, K) -> packed, once for as many runs as the weights stay the same.
 extern "C" cudaError_t conv_transpose1d_pack(const void* w, void* packed, long long stride_in, long long stride_out,
@@ -23,18 +24,18 @@ extern "C" cudaError_t conv_transpose1d_pack(const void* w, void* packed, long l
   call.stride_out = stride_out;
   call.stride_k = stride_k;
   void* arguments[] = {&call};
-  return cudaLaunchKernel(reinterpret_cast<const void*>(pack_weights), dim3(layer::PACK_BLOCKS), dim3(layer::PACK_THREADS),
-                          arguments, 0, stream);
+  return cudaLaunchKernel(reinterpret_cast<const void*>(pack_weights), dim3(Sizes::PACK_BLOCKS),
+                          dim3(Sizes::PACK_THREADS), arguments, 0, stream);
 }
 
 // x (batch, C_IN, length), bias (C_OUT) or null -> y (batch, C_OUT, L_out), whose samples are adjacent.
-extern "C" cudaError_t conv_transpose1d_run(const void* x, const void* packed, const void* bias, void* y, long long batch,
-                                            long long length, long long x_stride_b, long long x_stride_c,
-                                            long long x_stride_t, long long y_stride_b, long long y_stride_c,
-                                            cudaStream_t stream) {
+extern "C" cudaError_t conv_transpose1d_run(const void* x, const void* packed, const void* bias, void* y,
+                                            long long batch, long long length, long long x_stride_b,
+                                            long long x_stride_c, long long x_stride_t, long long y_stride_b,
+                                            long long y_stride_c, cudaStream_t stream) {
   if (batch == 0) return cudaSuccess;
   const long long out_length = conv_transpose1d_out_length(length);
-  if (batch < 0 || length < 1 || out_length < 1 || (bias == nullptr ? layer::NEEDS_BIAS : !layer::TAKES_BIAS))
+  if (batch < 0 || length < 1 || out_length < 1 || (bias == nullptr ? Sizes::NEEDS_BIAS : !Sizes::TAKES_BIAS))
     return cudaErrorInvalidValue;
   tconv::Call call{};
   call.x = x;
@@ -52,8 +53,12 @@ extern "C" cudaError_t conv_transpose1d_run(const void* x, const void* packed, c
 
   // Positions that the outputs touch; output t is at position (t + PADDING) / STRIDE.
   const long long positions =
-      (out_length - 1 + layer::PADDING) / layer::STRIDE - layer::PADDING / layer::STRIDE + 1;
-  const Launch& launch = launch_for(batch * positions);
+      (out_length - 1 + Sizes::PADDING) / Sizes::STRIDE - Sizes::PADDING / Sizes::STRIDE + 1;
+  const Launch* fastest = LAUNCHES;
+  for (const Launch& next : LAUNCHES) {
+    if (next.from <= batch * positions) fastest = &next;
+  }
+  const Launch& launch = *fastest;
   long long most = launch.blocks;
   if (launch.persistent) {
     int device = 0, multiprocessors = 0;
