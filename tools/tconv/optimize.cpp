@@ -117,6 +117,7 @@ void add_optimize(CLI::App& app, Action& action) {
   verb->add_option("--out", options->out, "Folder for answer.py, report.md and report.html; made when absent");
   verb->add_option("--emit", options->emit, "With cuda, answer.cu and answer_cuda.py beside answer.py")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(CLI::IsMember({"triton", "cuda"}))
       ->capture_default_str();
   verb->add_option("--target", options->target, "Answer for this GPU instead of the request's");
