@@ -1,5 +1,5 @@
-"""answer_cuda.py takes the place of the code it replaces, as far as that shows without a GPU: the compiler is replaced by a
-stand-in that keeps what it is given.
+"""answer_cuda.py takes the place of the code it replaces, as far as that shows without a GPU: the compiler is replaced
+by a stand-in that keeps what it is given.
 
 Runs on a Python with torch and triton, as dropin_test.py does, and executes the current code of the requests."""
 
@@ -34,7 +34,7 @@ class Extension:
 
 class Answer:
     def __init__(self, request, target, out, number):
-        command = [dropin_test.BINARY, "optimize", request, "--out", out, "--compile", "never", "--json", "--emit", "cuda"]
+        command = [dropin_test.BINARY, "optimize", request, "--out", out, "--emit", "cuda", "--compile", "never", "--json"]
         command += ["--target", target] if target != "own" else []
         command += ["--workload", WORKLOADS[request.name]] if request.name in WORKLOADS else []
         done = subprocess.run(command, check=True, timeout=120, capture_output=True, text=True)
@@ -96,7 +96,8 @@ class CudaDropIn(unittest.TestCase):
         """In Python and CUDA alike, without comments."""
         refused = (r"\btry\s*:|\bexcept\b|\bpass\b|\bthreading\b|multiprocessing|concurrent\.futures|_make_subclass|"
                    r"\(torch\.Tensor\)|torch\.nn\.(?!Module)\w|\bF\.\w|nn\.functional|__float2half|\.half\s*\(|"
-                   r"torch\.(conv\w*|matmul|mm|bmm|einsum|clamp)\b|cuda\.[Ss]tream\s*\(|torch\.cuda\.(Event|synchronize)")
+                   r"torch\.(conv\w*|matmul|mm|bmm|einsum|clamp)\b|cuda\.[Ss]tream\s*\(|"
+                   r"torch\.cuda\.(Event|synchronize)")
 
         def check(answer):
             code = re.sub(r"(#|//).*", "", answer.text)
