@@ -29,8 +29,9 @@ torch::Tensor conv_transpose1d_forward(const torch::Tensor& x, const torch::Tens
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
   torch::Tensor y = torch::empty({x.size(0), Sizes::C_OUT, out_length}, x.options());
   torch::Tensor packed = torch::empty({conv_transpose1d_packed_bytes()}, x.options().dtype(torch::kUInt8));
-  C10_CUDA_CHECK(conv_transpose1d_pack(weight.data_ptr(), packed.data_ptr(), weight.stride(0), weight.stride(1),
-                                       weight.stride(2), stream));
+  const Image& image = IMAGES[launch_for(x.size(0) * positions_of(out_length)).image];  // the one that run will read
+  C10_CUDA_CHECK(pack_image(
+      image, {weight.data_ptr(), packed.data_ptr(), weight.stride(0), weight.stride(1), weight.stride(2)}, stream));
   C10_CUDA_CHECK(conv_transpose1d_run(x.data_ptr(), packed.data_ptr(), bias ? bias_row.data_ptr() : nullptr,
                                       y.data_ptr(), x.size(0), x.size(2), x.stride(0), x.stride(1), x.stride(2),
                                       y.stride(0), y.stride(1), stream));

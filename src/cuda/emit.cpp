@@ -117,7 +117,7 @@ Grid grid_of(const Solver& solver, const Problem& problem, const Target& target,
 // --- a layer in one arithmetic ----------------------------------------------------------------------
 
 // From how many positions of the whole batch on which of the schedules is predicted fastest: at each power of two, for
-// one sample, and at the workload itself. Among those alone that read the image of the workload's.
+// one sample, and at the workload itself.
 using Ranges = std::vector<std::pair<std::int64_t, std::size_t>>;
 Ranges ranges_of(const Solver& solver, const std::vector<Schedule>& schedules, const Workload& workload,
                  const Target& target) {
@@ -145,8 +145,8 @@ struct Text {
   std::string text{};
 };
 
-// A solver's text beside those of its other schedules: its entries have their names in a namespace of its own, and the
-// weights are packed by one of them.
+// A solver's text beside those of its other schedules: its entries have their names in a namespace of its own, and an
+// image of the weights is packed by one of those that read it.
 std::string kernel_source(std::string source, bool packs) {
   constexpr std::string_view kLinkage = "extern \"C\" __global__";
   for (std::size_t at = 0; (at = source.find(kLinkage, at)) != std::string::npos;)
@@ -165,6 +165,14 @@ constexpr std::string_view kLaunch = R"(struct Launch {
   long long blocks;     // at most; of each multiprocessor where the blocks are persistent
   bool persistent;
   int threads, shared_bytes, cluster;
+  int image;  // of the weights
+};
+)";
+constexpr std::string_view kImage = R"(// The weights as some of the schedules read them.
+struct Image {
+  void (*pack)(tconv::Pack);
+  long long offset;  // bytes into the packed weights
+  unsigned blocks, threads;
 };
 )";
 
@@ -174,15 +182,48 @@ Text text_of(const Workload& workload, const Target& target) {
   other.bias = !p.bias;
   const Choice choice = choose_solver(p, target);
   const Solver& solver = *choice.solver;
-  std::vector<Schedule> schedules = choice.schedules;
-  const Schedule chosen = schedules[fastest(solver, schedules, workload, target)];
-  std::erase_if(schedules, [&](const Schedule& s) { return !same_image(solver, p, s, chosen); });
+  const Schedule& chosen = choice.schedules[fastest(solver, choice.schedules, workload, target)];
   // A kernel whose text does not depend on the bias sees at run time whether there is one.
   const bool either =
-      !solver.refuse(other, target) && solver.source(p, target, chosen) == solver.source(other, target, chosen);
-  const Launch pack = solver.pack_launch(p, chosen);
+      !solver.refuse(other, target) && solver.source({p}, target, chosen) == solver.source({other}, target, chosen);
 
   Text out{.solver = std::string(solver.name), .seconds = solver.seconds(workload, target, chosen)};
+  std::string schedules, launches, images;
+  std::vector<std::size_t> named;   // schedules, by their number in the text
+  std::vector<std::size_t> packed;  // a schedule of each image
+  std::int64_t packed_bytes = 0;
+  const auto number_in = [](auto& known, auto same) {
+    return static_cast<std::size_t>(std::ranges::find_if(known, same) - known.begin());
+  };
+  const auto sms = static_cast<std::int64_t>(target.sms.value);
+  for (const auto& [from, index] : ranges_of(solver, choice.schedules, workload, target)) {
+    const Schedule& schedule = choice.schedules[index];
+    const std::size_t number = number_in(named, [&, at = index](std::size_t i) { return i == at; });
+    const std::size_t image =
+        number_in(packed, [&](std::size_t i) { return same_image(solver, p, choice.schedules[i], schedule); });
+    const bool packs = image == packed.size();
+    if (packs) {
+      packed.push_back(index);
+      const Launch pack = solver.pack_launch(p, schedule);
+      images +=
+          fmt::format("    {{schedule_{}::pack, {}, {}, {}}},\n", number, packed_bytes, pack.blocks, pack.threads);
+      constexpr std::int64_t kAlignment = 256;
+      packed_bytes = ceil_div(packed_bytes + solver.packed_bytes(p, schedule), kAlignment) * kAlignment;
+    }
+    if (number == named.size()) {
+      named.push_back(index);
+      Split source = split_includes(solver.source({p}, target, schedule));
+      out.includes = std::move(source.includes);
+      schedules += fmt::format("// {}\nnamespace schedule_{} {{\n\n{}\n}}  // namespace schedule_{}\n\n",
+                               print(schedule), number, kernel_source(std::move(source.rest), packs), number);
+    }
+    const Grid grid = grid_of(solver, p, target, schedule);
+    const std::int64_t each = ceil_div(grid.most, sms);  // of a multiprocessor, less what fills no cluster
+    const bool persistent = each <= 64 && each * sms / grid.launch.cluster * grid.launch.cluster == grid.most;
+    launches += fmt::format("    {{{}, schedule_{}::run, {}, {}, {}, {}, {}, {}, {}, {}}},\n", from, number,
+                            schedule.positions, grid.tiles, persistent ? each : grid.most, boolean(persistent),
+                            grid.launch.threads, grid.launch.shared_bytes, grid.launch.cluster, image);
+  }
   out.text = fmt::format(
       "// --- the layer {:-<83}\n\n"
       "struct Sizes {{\n"
@@ -190,35 +231,11 @@ Text text_of(const Workload& workload, const Target& target) {
       "  static constexpr long long STRIDE = {}, PADDING = {}, OUTPUT_PADDING = {}, DILATION = {};\n"
       "  static constexpr bool TAKES_BIAS = {}, NEEDS_BIAS = {};\n"
       "  static constexpr long long PACKED_BYTES = {};\n"
-      "  static constexpr unsigned PACK_BLOCKS = {}, PACK_THREADS = {};\n"
-      "}};\n\n",
+      "}};\n\n"
+      "{}{}\nstatic const Launch LAUNCHES[] = {{\n{}}};\n\n{}\nstatic const Image IMAGES[] = {{\n{}}};\n\n",
       "", p.c_in, p.c_out, p.groups, p.kernel, p.stride, p.padding, p.output_padding, p.dilation,
-      boolean(either || p.bias), boolean(!either && p.bias), solver.packed_bytes(p, chosen), pack.blocks, pack.threads);
-
-  std::string table;
-  std::vector<std::size_t> named;  // schedules, by their number in the text
-  const auto sms = static_cast<std::int64_t>(target.sms.value);
-  for (const auto& [from, index] : ranges_of(solver, schedules, workload, target)) {
-    const Schedule& schedule = schedules[index];
-    const auto number = static_cast<std::size_t>(std::ranges::find(named, index) - named.begin());
-    if (number == named.size()) {
-      named.push_back(index);
-      Split source = split_includes(solver.source(p, target, schedule));
-      out.includes = std::move(source.includes);
-      out.text += fmt::format("// {}\nnamespace schedule_{} {{\n\n{}\n}}  // namespace schedule_{}\n\n",
-                              print(schedule), number, kernel_source(std::move(source.rest), number == 0), number);
-    }
-    const Grid grid = grid_of(solver, p, target, schedule);
-    const bool persistent = grid.most % sms == 0 && grid.most / sms <= 64;
-    table += fmt::format("    {{{}, schedule_{}::run, {}, {}, {}, {}, {}, {}, {}}},\n", from, number,
-                         schedule.positions, grid.tiles, persistent ? grid.most / sms : grid.most, boolean(persistent),
-                         grid.launch.threads, grid.launch.shared_bytes, grid.launch.cluster);
-  }
-  out.text += fmt::format(
-      "{}\nstatic const Launch LAUNCHES[] = {{\n{}}};\n\n"
-      "// All schedules read the same image of the weights.\n"
-      "constexpr auto pack_weights = schedule_0::pack;\n\n",
-      kLaunch, table);
+      boolean(either || p.bias), boolean(!either && p.bias), packed_bytes, schedules, kLaunch, launches, kImage,
+      images);
   return out;
 }
 

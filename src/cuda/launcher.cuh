@@ -14,18 +14,34 @@ extern "C" long long conv_transpose1d_out_length(long long length) {
 // Of the weights as the kernel reads them.
 extern "C" long long conv_transpose1d_packed_bytes() { return Sizes::PACKED_BYTES; }
 
+static cudaError_t pack_image(const Image& image, tconv::Pack call, cudaStream_t stream) {
+  call.packed = static_cast<char*>(call.packed) + image.offset;
+  void* arguments[] = {&call};
+  return cudaLaunchKernel(reinterpret_cast<const void*>(image.pack), dim3(image.blocks), dim3(image.threads), arguments, 0,
+                          stream);
+}
+
 // w (C_IN, C_OUT / GROUPS, K) -> packed, once for as many runs as the weights stay the same.
 extern "C" cudaError_t conv_transpose1d_pack(const void* w, void* packed, long long stride_in, long long stride_out,
                                              long long stride_k, cudaStream_t stream) {
-  tconv::Pack call{};
-  call.w = w;
-  call.packed = packed;
-  call.stride_in = stride_in;
-  call.stride_out = stride_out;
-  call.stride_k = stride_k;
-  void* arguments[] = {&call};
-  return cudaLaunchKernel(reinterpret_cast<const void*>(pack_weights), dim3(Sizes::PACK_BLOCKS),
-                          dim3(Sizes::PACK_THREADS), arguments, 0, stream);
+  for (const Image& image : IMAGES) {
+    const cudaError_t failed = pack_image(image, {w, packed, stride_in, stride_out, stride_k}, stream);
+    if (failed != cudaSuccess) return failed;
+  }
+  return cudaSuccess;
+}
+
+// Positions that the outputs touch; output t is at position (t + PADDING) / STRIDE.
+static long long positions_of(long long out_length) {
+  return (out_length - 1 + Sizes::PADDING) / Sizes::STRIDE - Sizes::PADDING / Sizes::STRIDE + 1;
+}
+
+static const Launch& launch_for(long long positions) {
+  const Launch* fastest = LAUNCHES;
+  for (const Launch& next : LAUNCHES) {
+    if (next.from <= positions) fastest = &next;
+  }
+  return *fastest;
 }
 
 // x (batch, C_IN, length), bias (C_OUT) or null -> y (batch, C_OUT, L_out), whose samples are adjacent.
@@ -39,7 +55,6 @@ extern "C" cudaError_t conv_transpose1d_run(const void* x, const void* packed, c
     return cudaErrorInvalidValue;
   tconv::Call call{};
   call.x = x;
-  call.w = packed;
   call.bias = bias;
   call.y = y;
   call.batch = batch;
@@ -51,14 +66,9 @@ extern "C" cudaError_t conv_transpose1d_run(const void* x, const void* packed, c
   call.y_stride_b = y_stride_b;
   call.y_stride_c = y_stride_c;
 
-  // Positions that the outputs touch; output t is at position (t + PADDING) / STRIDE.
-  const long long positions =
-      (out_length - 1 + Sizes::PADDING) / Sizes::STRIDE - Sizes::PADDING / Sizes::STRIDE + 1;
-  const Launch* fastest = LAUNCHES;
-  for (const Launch& next : LAUNCHES) {
-    if (next.from <= batch * positions) fastest = &next;
-  }
-  const Launch& launch = *fastest;
+  const long long positions = positions_of(out_length);
+  const Launch& launch = launch_for(batch * positions);
+  call.w = static_cast<const char*>(packed) + IMAGES[launch.image].offset;
   long long most = launch.blocks;
   if (launch.persistent) {
     int device = 0, multiprocessors = 0;
@@ -68,9 +78,10 @@ extern "C" cudaError_t conv_transpose1d_run(const void* x, const void* packed, c
       return failed;
     most *= multiprocessors;
   }
-  // A block takes as many tiles as it must, so that any number of blocks computes everything.
+  // Fewer blocks than tiles are a cap of kernels whose blocks take several in turn.
   const long long tiles = batch * ((positions + launch.positions - 1) / launch.positions) * launch.tiles;
   const long long blocks = tiles < most ? tiles : most / launch.cluster * launch.cluster;
+  if (blocks > 0x7fffffff) return cudaErrorInvalidConfiguration;
 
   const void* const kernel = reinterpret_cast<const void*>(launch.run);
   if (launch.shared_bytes > 48 * 1024) {
