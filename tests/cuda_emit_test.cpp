@@ -17,6 +17,7 @@
 #include "cuda/emit.hpp"
 #include "cuda/layer.hpp"
 #include "cuda/plan.hpp"
+#include "problem/catalogue.hpp"
 #include "problem/grammar.hpp"
 #include "util/error.hpp"
 #include "util/subprocess.hpp"
@@ -139,6 +140,18 @@ TEST(CudaEmit, LaunchesAsTheSolverDoes) {
                                         }))
             << extent.batch << " x " << extent.length;
       }
+    }
+  }
+}
+
+// No layer's solver launches by a rule that the file does not know, which would be a defect.
+TEST(CudaEmit, ServesTheCatalogue) {
+  for (const char* target : {"h200", "rtx4090"}) {
+    for (const CatalogueEntry& entry : catalogue()) {
+      SCOPED_TRACE(std::string(entry.name) + " " + target);
+      const Answer answer = emit(module_with(true, true), entry.workload, *find_target(target));
+      EXPECT_FALSE(rows_of(answer.source).empty());
+      EXPECT_GT(answer.seconds, 0);
     }
   }
 }
