@@ -229,8 +229,8 @@ __device__ __forceinline__ void direct_tile(const Call& call, const DirectPlace&
   constexpr int COLUMNS = Tile::PASS * Tile::THREADS_X;
   constexpr int PITCH = COLUMNS + 1;  // odd, against bank conflicts between rows
 #pragma unroll
-  for (int pass = 0; pass < TN / Tile::PASS; ++pass) {
-    if (pass == 0) {
+  for (int part = 0; part < TN / Tile::PASS; ++part) {
+    if (part == 0) {
       __syncthreads();
     } else {
       wait_for_blocks<Layer>();  // they have read the pass before
@@ -239,11 +239,11 @@ __device__ __forceinline__ void direct_tile(const Call& call, const DirectPlace&
     for (int m = 0; m < TM; ++m) {
 #pragma unroll
       for (int n = 0; n < Tile::PASS; ++n) {
-        shared[(row + m) * PITCH + thread_x + n * Tile::THREADS_X] = sums[m][pass * Tile::PASS + n];
+        shared[(row + m) * PITCH + thread_x + n * Tile::THREADS_X] = sums[m][part * Tile::PASS + n];
       }
     }
     wait_for_blocks<Layer>();
-    const long long t0 = (place.position + pass * COLUMNS) * Layer::STRIDE - Layer::PADDING;
+    const long long t0 = (place.position + part * COLUMNS) * Layer::STRIDE - Layer::PADDING;
     constexpr int SAMPLES = Tile::WHOLE ? Layer::STRIDE : Layer::PHASES;
     static_assert(static_cast<long long>(Layer::CHANNELS) * COLUMNS * SAMPLES < (1 << 30),
                   "samples are counted in int");

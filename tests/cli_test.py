@@ -171,6 +171,26 @@ class Good(CommandLine):
         self.assertNotIn(b"\x1b", result.stdout)
         self.assertGreater(len(result.stdout.splitlines()), 5)
 
+    def test_emit_cuda_adds_two_files_and_changes_none(self):
+        self.assertEqual(self.optimize("plain").returncode, 0)
+        result = self.tconv("optimize", "--out", self.folder / "cuda", "--compile", "never", "--emit", "triton,cuda",
+                            self.write(request()))
+        self.assertEqual((result.returncode, result.stderr), (0, b""))
+        self.assertIn(b"answer.cu and answer_cuda.py: this layer as CUDA C++", result.stdout)
+        out = self.folder / "cuda"
+        self.assertEqual(sorted(p.name for p in out.iterdir()),
+                         ["answer.cu", "answer.py", "answer_cuda.py", "report.html", "report.md"])
+        self.assertEqual((out / "answer.py").read_bytes(), (self.folder / "plain/answer.py").read_bytes())
+        compile((out / "answer_cuda.py").read_text(), "answer_cuda.py", "exec")
+        for report in ("report.md", "report.html"):
+            self.assertTrue("answer_cuda.py: this layer as CUDA C++" in (out / report).read_text(), report)
+            self.assertFalse("CUDA C++" in (self.folder / "plain" / report).read_text(), report)
+        again = self.optimize("again", "--emit", "cuda")
+        self.assertEqual(again.stdout, result.stdout)
+        for path in out.iterdir():
+            self.assertEqual(path.read_bytes(), (self.folder / "again" / path.name).read_bytes(), path.name)
+        self.assertIn("CUDA C++", json.loads(self.optimize("json", "--emit", "cuda", "--json").stdout)["also"])
+
     def test_two_runs_give_the_same_bytes(self):
         first, second = self.optimize("a"), self.optimize("b")
         self.assertEqual(first.stdout, second.stdout)
@@ -510,6 +530,9 @@ class BadCommand(CommandLine):
         self.refused(2, "optimise", path)
         self.refused(2, "optimize", path, "--fast")
         self.refused(2, "optimize", path, "--compile", "maybe")
+        self.refused(2, "optimize", path, "--emit", "opencl", says="opencl")
+        self.refused(2, "optimize", path, "--emit", "cuda,ptx", says="ptx")
+        self.refused(2, "optimize", path, "--emit")
         self.refused(2, "optimize", path, "--target", "gtx9999", says="rtx4090")
         self.refused(2, "plan", "@kb79", "--target", "gtx9999", says="gtx9999")
         self.refused(2, "plan", "b1_i3_o4_k3", "--target", "h200")  # no length
@@ -523,6 +546,10 @@ class BadCommand(CommandLine):
         self.refused(2, "plan", "i4_o4_k3_l8_p-1", "--target", "h200", says="p-1")
         self.refused(2, "plan", "i1_" * 100, "--target", "h200", says="300 characters")
         self.refused(2, "optimize", path, "--workload", "i3_o4")
+
+    def test_a_cuda_answer_without_a_layer(self):
+        path = self.write(request(metrics="No NCU metrics available"))
+        self.refused(2, "optimize", path, "--emit", "cuda", "--out", self.folder / "out", "--compile", "never", says="--workload WORD")
 
     def test_problems_that_are_refused(self):
         self.refused(3, "plan", "i4_o4_k3_l8_s2_a2", "--target", "h200")  # output_padding too large

@@ -45,7 +45,7 @@ void poison(test::ReportCase& made, const std::string& evil) {
   diagnosis.rules = {{1, evil, request::Verdict::conflict, evil}};
   diagnosis.disagreements = {{evil, 1, 2, evil}};
   made.plan.rejected = {{evil, evil}};
-  made.answer.source = evil;
+  made.answer.source = made.answer.also = evil;
   for (Compiled& compiled : made.answer.compiled) compiled.triton_version = evil;
 }
 
@@ -69,6 +69,16 @@ TEST(ReportForms, SayTheSameFigures) {
       EXPECT_TRUE(contains(form, fmt::format("{} B", compiled.at("shared_memory_bytes").get<int>())));
     }
     EXPECT_TRUE(contains(form, facts.at("workload").at("word").get<std::string>()));
+  }
+}
+
+TEST(ReportForms, NameOtherFilesWhereThereAreAny) {
+  const auto made = report_case(kKernelBench79, "h200");
+  for (const bool more : {false, true}) {
+    made->answer.also = more ? "answer.cu, for the same layer" : "";
+    for (const std::string& form :
+         {text(made->answer, false), markdown(made->answer), html(made->answer), json(made->answer)})
+      EXPECT_EQ(contains(form, "answer.cu, for the same layer"), more);
   }
 }
 

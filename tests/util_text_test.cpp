@@ -3,6 +3,7 @@
 #include <string>
 #include <string_view>
 
+#include "util/error.hpp"
 #include "util/text.hpp"
 
 namespace tconv {
@@ -60,6 +61,20 @@ TEST(Printable, IsNeverLongerThanAskedAndNeverCutsACharacter) {
   }
   EXPECT_EQ(printable(text, 8), "01234...");
   EXPECT_EQ(printable("12345678", 8), "12345678");
+}
+
+TEST(ReplaceLine, TakesTheWholeLineOfTheMark) {
+  std::string text = "first\n  x = 1  # @x\nlast # @y";
+  replace_line(text, "# @x", "  x = 2\n");
+  EXPECT_EQ(text, "first\n  x = 2\nlast # @y");
+  replace_line(text, "# @y", "");
+  EXPECT_EQ(text, "first\n  x = 2\n");
+  try {
+    replace_line(text, "# @y", "");
+    FAIL() << "found a mark that is gone";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit(), Exit::defect);
+  }
 }
 
 }  // namespace

@@ -117,11 +117,8 @@ struct Loaded {
 struct Image {
   Function pack = nullptr;
   std::int64_t offset = 0;
-  std::int64_t bytes = 0;
   Schedule schedule;
 };
-
-bool same_image(const Schedule& a, const Schedule& b) { return a.rows == b.rows && a.warpgroups == b.warpgroups; }
 
 // One entry a schedule, in their order; several at once, for each takes seconds.
 std::vector<Cubin> compile_all(const Solver& solver, const Layer& layer, const Target& target,
@@ -189,6 +186,25 @@ Choice choose_solver(const Problem& problem, const Target& target, std::string_v
   throw Error(Exit::unsupported, std::string(target.display), "no solver serves the problem", reasons);
 }
 
+std::size_t fastest(const Solver& solver, const std::vector<Schedule>& schedules, const Workload& workload,
+                    const Target& target) {
+  std::size_t best = 0;
+  double least = std::numeric_limits<double>::infinity();
+  for (std::size_t i = 0; schedules.size() > 1 && i < schedules.size(); ++i) {
+    const double seconds = solver.seconds(workload, target, schedules[i]);
+    if (seconds < least) {
+      least = seconds;
+      best = i;
+    }
+  }
+  return best;
+}
+
+bool same_image(const Solver& solver, const Problem& problem, const Schedule& a, const Schedule& b) {
+  return a.rows == b.rows && a.warpgroups == b.warpgroups &&
+         solver.packed_bytes(problem, a) == solver.packed_bytes(problem, b);
+}
+
 struct Plan::State {
   Layer layer;
   const Machine* machine = nullptr;
@@ -233,12 +249,12 @@ void Plan::State::load(const Cubin& cubin, const Schedule& schedule) {
 
   const std::int64_t bytes = choice.solver->packed_bytes(problem, schedule);
   const auto known = std::ranges::find_if(
-      images, [&](const Image& image) { return image.bytes == bytes && same_image(image.schedule, schedule); });
+      images, [&](const Image& image) { return same_image(*choice.solver, problem, image.schedule, schedule); });
   if (known != images.end()) {
     one.image = known->offset;
     return;
   }
-  Image image{.offset = packed_bytes, .bytes = bytes, .schedule = schedule};
+  Image image{.offset = packed_bytes, .schedule = schedule};
   one.image = image.offset;
   check(api.cuModuleGetFunction(&image.pack, one.module, "pack"), "cuModuleGetFunction");
   packed_bytes = (packed_bytes + bytes + kImageAlignment - 1) / kImageAlignment * kImageAlignment;
@@ -284,17 +300,7 @@ std::vector<Plan::Compiled> Plan::compiled() const {
 }
 
 std::size_t Plan::choose(const Extent& extent) const {
-  const Workload workload{problem(), extent};
-  std::size_t best = 0;
-  double least = std::numeric_limits<double>::infinity();
-  for (std::size_t i = 0; state_->loaded.size() > 1 && i < state_->loaded.size(); ++i) {
-    const double seconds = solver().seconds(workload, target(), state_->loaded[i].schedule);
-    if (seconds < least) {
-      least = seconds;
-      best = i;
-    }
-  }
-  return best;
+  return fastest(solver(), state_->choice.schedules, {problem(), extent}, target());
 }
 
 std::string Plan::explain(const Extent& extent) const {

@@ -27,6 +27,13 @@ struct Choice {
 // The first solver of the table that serves the problem, or the one named. Throws Error(unsupported | usage).
 [[nodiscard]] Choice choose_solver(const Problem& problem, const Target& target, std::string_view solver = {});
 
+// The index of the schedule with the least predicted time for the workload.
+[[nodiscard]] std::size_t fastest(const Solver& solver, const std::vector<Schedule>& schedules,
+                                  const Workload& workload, const Target& target);
+
+// Whether both read one image of the packed weights.
+[[nodiscard]] bool same_image(const Solver& solver, const Problem& problem, const Schedule& a, const Schedule& b);
+
 [[nodiscard]] std::string print(const Schedule& schedule);
 
 class Plan {

@@ -159,6 +159,7 @@ std::string head(const Facts& facts) {
     entry("implied by the grid", fmt::format("<code>{}={}</code>", html_text(key), value));
   }
   entry("phases", html_text(facts.phases_sentence));
+  if (!facts.answer.also.empty()) entry("also", html_text(facts.answer.also));
   return out + "</dl>\n";
 }
 

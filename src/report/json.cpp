@@ -143,6 +143,7 @@ std::string json(const Answer& answer) {
   out["notes"] = facts.request.notes;
   out["previous_failure"] = facts.request.failure;
   out["source"] = answer.source;
+  if (!answer.also.empty()) out["also"] = answer.also;
   // Malformed UTF-8 of a request becomes U+FFFD instead of an exception; ASCII alone, so that no
   // direction mark reaches a terminal.
   return out.dump(2, ' ', true, Json::error_handler_t::replace) + "\n";

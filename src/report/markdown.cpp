@@ -154,6 +154,7 @@ std::string markdown(const Answer& answer) {
     out += row({"implied by the grid", markdown_code(fmt::format("{}={}", key, value))});
   }
   out += row({"phases", markdown_text(facts.phases_sentence)});
+  if (!answer.also.empty()) out += row({"also", markdown_text(answer.also)});
   out += '\n';
 
   out += times(facts);

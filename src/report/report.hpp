@@ -20,6 +20,7 @@ struct Answer {
   std::string source;              // answer.py
   std::vector<Compiled> compiled;  // one per config; empty when it was not compiled
   std::string not_compiled;        // why, when empty
+  std::string also;                // what other files were made, in one line; empty: none
 };
 
 [[nodiscard]] std::string text(const Answer& answer, bool colour);

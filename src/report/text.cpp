@@ -215,6 +215,7 @@ std::string text(const Answer& answer, bool colour) {
   for (const std::string& other : guess.also)
     out.paragraph("", "the same grid: " + other, kLabel, Style::none, Style::dim);
   out.paragraph("phases", facts.phases_sentence, kLabel);
+  if (!answer.also.empty()) out.paragraph("also", answer.also, kLabel);
 
   times(out, facts);
   if (!facts.diagnosis.units.empty()) {

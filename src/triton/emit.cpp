@@ -5,21 +5,11 @@
 #include <algorithm>
 
 #include "embedded/kernels_py.hpp"
-#include "util/error.hpp"
+#include "request/drop_in.hpp"
+#include "util/text.hpp"
 
 namespace tconv::triton {
 namespace {
-
-// kernels.py is real Triton; what a plan decides stands behind these three marks.
-void replace_line(std::string& text, std::string_view mark, const std::string& replacement) {
-  const std::size_t at = text.find(mark);
-  if (at == std::string::npos) {
-    throw Error(Exit::defect, "emit", fmt::format("kernels.py has lost its mark {}", mark), "");
-  }
-  const std::size_t begin = text.rfind('\n', at) + 1;
-  const std::size_t end = text.find('\n', at) + 1;
-  text.replace(begin, end - begin, replacement);
-}
 
 std::string autotune(const plan::Plan& plan) {
   if (plan.chosen.size() < 2) return "";
@@ -64,35 +54,15 @@ int phase_limit(const plan::Plan& plan) {
   return rows;
 }
 
-std::string module_class(const request::Module& module) {
-  std::string text = fmt::format("\n\nclass {}(nn.Module):\n    def __init__(self", module.class_name);
-  for (const request::Parameter& parameter : module.parameters) {
-    text += ", " + parameter.name;
-    if (!parameter.annotation.empty()) text += ": " + parameter.annotation;
-    if (!parameter.default_value.empty()) {
-      text += (parameter.annotation.empty() ? "=" : " = ") + parameter.default_value;
-    }
-  }
-  text += "):\n";
-  for (const std::string& line : module.body) text += "        " + line + "\n";
-  text += fmt::format("\n    def forward(self, {}):\n", module.input);
-  const auto role = [](const std::string& expression, const char* otherwise) {
-    return expression.empty() ? std::string(otherwise) : expression;
-  };
-  return text + fmt::format("        return conv_transpose1d({}, {}, {}, {}, {}, {}, {}, {})\n", module.input,
-                            module.weight, role(module.bias, "None"), role(module.stride, "1"),
-                            role(module.padding, "0"), role(module.output_padding, "0"), role(module.dilation, "1"),
-                            role(module.groups, "1"));
-}
-
 }  // namespace
 
 std::string emit(const request::Module& module, const plan::Plan& plan) {
+  // kernels.py is real Triton; what a plan decides stands behind these three marks.
   std::string text{embedded::kernels_py};
   replace_line(text, "# @autotune", autotune(plan));
   replace_line(text, "# @phase_limit", fmt::format("    phase_limit = {}\n", phase_limit(plan)));
   replace_line(text, "# @blocks", blocks(plan));
-  return text + module_class(module);
+  return text + request::module_class(module);
 }
 
 }  // namespace tconv::triton

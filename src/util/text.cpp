@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdint>
+
+#include "util/error.hpp"
 
 namespace tconv {
 namespace {
@@ -64,6 +67,14 @@ std::string printable(std::string_view text, std::size_t max_bytes) {
     at += character.size();
   }
   return line;
+}
+
+void replace_line(std::string& text, std::string_view mark, std::string_view replacement) {
+  const std::size_t at = text.find(mark);
+  if (at == std::string::npos) throw Error(Exit::defect, "emit", fmt::format("a text has lost its mark {}", mark), "");
+  const std::size_t begin = text.rfind('\n', at) + 1;
+  const std::size_t end = std::min(text.find('\n', at), text.size() - 1) + 1;
+  text.replace(begin, end - begin, replacement);
 }
 
 }  // namespace tconv

@@ -16,4 +16,7 @@ namespace tconv {
 // become \xHH, and what is cut off becomes "...".
 [[nodiscard]] std::string printable(std::string_view text, std::size_t max_bytes = 80);
 
+// The line of `text` that `mark` stands in, gone for `replacement`. Throws Error(defect) where it stands in none.
+void replace_line(std::string& text, std::string_view mark, std::string_view replacement);
+
 }  // namespace tconv

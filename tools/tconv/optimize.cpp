@@ -1,20 +1,25 @@
 // tconv optimize FILE: an optimization request in, a faster kernel and the evidence out.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "cuda/emit.hpp"
 #include "plan/range.hpp"
 #include "problem/grammar.hpp"
+#include "report/format.hpp"
 #include "report/report.hpp"
 #include "request/diagnose.hpp"
 #include "request/request.hpp"
 #include "shared.hpp"
 #include "triton/compile.hpp"
 #include "triton/emit.hpp"
+#include "util/error.hpp"
 #include "util/files.hpp"
 #include "verbs.hpp"
 
@@ -27,6 +32,7 @@ struct Options {
   std::string target;
   std::string workload;
   std::string compile = "auto";
+  std::vector<std::string> emit{"triton"};
   bool json = false;
 };
 
@@ -57,6 +63,14 @@ void compile(const Options& options, report::Answer& answer) {
     throw Error(Exit::no_device, "--compile always", answer.not_compiled, "--compile auto goes on without");
 }
 
+// The same layer as CUDA C++, whose kernels have its sizes as constants.
+cuda::Answer emit_cuda(const request::Request& request, const request::Diagnosis& diagnosis) {
+  if (!diagnosis.workload.workload)
+    throw Error(Exit::usage, "--emit cuda", "nothing tells which layer the request is about",
+                "a CUDA kernel is compiled for one layer: --workload WORD names it");
+  return cuda::emit(request.code.module, *diagnosis.workload.workload, *diagnosis.target);
+}
+
 Exit run(const Options& options) {
   if (!options.out.empty()) require_folder(options.out);
   const Target* target = options.target.empty() ? nullptr : &require_target(options.target);
@@ -72,12 +86,23 @@ Exit run(const Options& options) {
   answer.diagnosis = &diagnosis;
   answer.plan = &plan;
   answer.source = triton::emit(request.code.module, plan);
+  std::optional<cuda::Answer> cuda;
+  if (std::ranges::count(options.emit, "cuda") > 0) {
+    cuda = emit_cuda(request, diagnosis);
+    answer.also = fmt::format(
+        "answer.cu and answer_cuda.py: this layer as CUDA C++ by {}, predicted {}; answer_cuda.py is a drop-in for it "
+        "and "
+        "no other layer",
+        cuda->solver, report::seconds_text(cuda->seconds));
+  }
   compile(options, answer);
 
   if (!options.out.empty()) {
     const std::string markdown = report::markdown(answer);
     const std::string html = report::html(answer);
-    write_files(options.out, {{"answer.py", answer.source}, {"report.md", markdown}, {"report.html", html}});
+    std::vector<NamedText> files{{"answer.py", answer.source}, {"report.md", markdown}, {"report.html", html}};
+    if (cuda) files.insert(files.end(), {{"answer.cu", cuda->source}, {"answer_cuda.py", cuda->drop_in}});
+    write_files(options.out, files);
   }
   print_result(options.json ? report::json(answer) : report::text(answer, use_colour()));
   return Exit::ok;
@@ -90,6 +115,11 @@ void add_optimize(CLI::App& app, Action& action) {
   CLI::App* verb = app.add_subcommand("optimize", "Answer an optimization request with a faster Triton kernel");
   verb->add_option("FILE", options->file, "The request: target, stage, current code, metrics")->required();
   verb->add_option("--out", options->out, "Folder for answer.py, report.md and report.html; made when absent");
+  verb->add_option("--emit", options->emit, "With cuda, answer.cu and answer_cuda.py beside answer.py")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::IsMember({"triton", "cuda"}))
+      ->capture_default_str();
   verb->add_option("--target", options->target, "Answer for this GPU instead of the request's");
   verb->add_option("--workload", options->workload, "The layer to plan for, where the metrics do not tell it");
   verb->add_option("--compile", options->compile, "Compile the answer with Triton, without a GPU")

@@ -1,0 +1,193 @@
+"""Builds, checks and times the CUDA answers of requests on one GPU, in one run.
+
+    python3 bench/answers_cuda.py --tconv BINARY --out DIR [--target NAME] [--seconds N] REQUEST[=WORD]...
+    python3 bench/answers_cuda.py --out DIR
+
+The first form answers the requests into DIR/NAME/ first (WORD is the layer, where the request does not tell it); the
+second takes what lies in DIR. Needs torch, nvcc and ninja, and libtconv.so (TCONV_LIBRARY, or
+build/release/libtconv.so) for the engine's times. --target is the GPU at hand: a request for another one is answered for this one.
+
+Checked against float64, for every arithmetic, with and without a bias where the constructor lets choose: whole numbers,
+whose sums are exact in all of them, and random data, within the bound of src/verify/bound.cpp; over several batches and
+lengths, contiguous and not. Timed at the request's own sizes, as medians of CUDA graph replays over cold tensors: the
+answer, which packs its weights in every call, the engine with weights packed before, and the better of PyTorch's modes.
+DIR/answers_cuda.json is written after every answer.
+"""
+
+import argparse
+import importlib.util
+import inspect
+import json
+import math
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import torch
+
+from cuda import COLD_BYTES, STORED, Ours, graph_ms, machine, reference
+from layers import elements, out_length, save
+
+SIZES = ((1, 1), (2, 37), (3, 1000), (1, 4099))
+
+
+def make(given):
+    for request in given.requests:
+        path, _, word = request.partition("=")
+        folder = given.out / pathlib.Path(path).stem
+        command = [given.tconv, "optimize", path, "--emit", "cuda", "--out", folder, "--compile", "never", "--json"]
+        command += ["--target", given.target] if given.target else []
+        command += ["--workload", word] if word else []
+        report = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+        (folder / "report.json").write_text(report, encoding="utf-8")
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location("answer_" + path.parent.name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def model_of(module, layer, dtype, whole):
+    """ModelNew with the arguments that its constructor has, holding small whole numbers or random ones."""
+    names = inspect.signature(module.ModelNew.__init__).parameters
+    numbers = {"in_channels": layer["c_in"], "out_channels": layer["c_out"], "kernel_size": layer["kernel"]}
+    numbers |= {k: layer[k] for k in ("stride", "padding", "output_padding", "dilation", "groups", "bias")}
+    model = module.ModelNew(**{k: v for k, v in numbers.items() if k in names}).cuda()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randint(-2, 3, p.shape, device="cuda") if whole else torch.randn(p.shape, device="cuda"))
+            if not whole and p.dim() == 3:
+                p.mul_((layer["c_in"] // layer["groups"] * layer["kernel"]) ** -0.5)
+    model = model.to(dtype).requires_grad_(False)
+    weight = next(p for p in model.parameters() if p.dim() == 3)
+    return model, weight, next((p for p in model.parameters() if p.dim() == 1), None)
+
+
+def bound(layer, arithmetic, x, weight, bias, due):
+    """What rounding may do, by src/verify/bound.cpp for matrix units."""
+    taps = math.ceil(layer["kernel"] * math.gcd(layer["stride"], layer["dilation"]) / layer["stride"])
+    products = layer["c_in"] // layer["groups"] * taps
+    unit = 2.0 ** (-53 if arithmetic == "f64" else -23)
+    relative = 2 * (products + 1) * unit / (1 - 2 * (products + 1) * unit)
+    if arithmetic == "tf32":
+        relative += (2 ** -9 + 2 ** -20) * (1 + relative)
+    off = relative * reference(layer, x.double().abs(), weight.double().abs(),
+                               bias.double().abs() if bias is not None else None)
+    stored = torch.finfo(x.dtype)
+    return off + stored.eps / 2 * (due.abs() + off) + stored.smallest_normal * stored.eps
+
+
+def check(module, layer, arithmetic):
+    """The number of calls checked, and what was wrong with any."""
+    dtype, wrong, calls = STORED.get(arithmetic, torch.float64), [], 0
+    # Beyond each threshold of the table of launches, so that every schedule runs.
+    text = module.KERNELS[module.TEXT_OF[arithmetic, layer["bias"]]]
+    sizes = [*SIZES, (0, 37)] + [(2, int(least) // 2 + 77) for least in re.findall(r"\{(\d+), schedule_", text)]
+    sizes = [size for size in sizes if math.prod(size) * max(layer["c_in"], layer["c_out"] * layer["stride"]) < 1 << 29]
+    torch.backends.cudnn.allow_tf32 = arithmetic == "tf32"
+    for whole in (True, False):
+        model, weight, bias = model_of(module, layer, dtype, whole)
+        for batch, length in sizes:
+            if out_length(layer, length) < 1:
+                continue
+            for adjacent in (True, False):
+                shape = (batch, layer["c_in"], length) if adjacent else (batch, length, layer["c_in"])
+                x = torch.randint(-2, 3, shape, device="cuda") if whole else torch.randn(shape, device="cuda")
+                x = x.to(dtype) if adjacent else x.to(dtype).transpose(1, 2)
+                y = model(x)
+                due = reference(layer, x.double(), weight.double(), bias.double() if bias is not None else None)
+                calls += 1
+                case = "%s b%d l%d%s" % ("whole" if whole else "random", batch, length, "" if adjacent else " strided")
+                if (y.shape, y.dtype) != (due.shape, dtype):
+                    wrong.append("%s: %s %s, not %s" % (case, y.dtype, tuple(y.shape), tuple(due.shape)))
+                    continue
+                # Sums of whole numbers are exact; 16 bits may not hold them.
+                allowed = ((due.to(dtype).double() - due).abs() if whole else
+                           bound(layer, arithmetic, x, weight, bias, due))
+                off = (y.double() - due).abs()
+                if not bool((off <= allowed).all()):
+                    wrong.append("%s: off by up to %.3g where %.3g is allowed" % (
+                        case, off.max().item(), allowed.flatten()[(off - allowed).argmax()].item()))
+    return calls, wrong
+
+
+def timed(module, layer, arithmetic):
+    dtype = STORED[arithmetic]
+    torch.backends.cudnn.allow_tf32 = arithmetic == "tf32"
+    model, weight, bias = model_of(module, layer, dtype, False)
+    x_count, _, _, y_count = elements(layer)
+    sets = max(1, math.ceil(COLD_BYTES / ((x_count + y_count) * weight.element_size())))
+    xs = [torch.randn(layer["batch"], layer["c_in"], layer["length"], device="cuda").to(dtype) for _ in range(sets)]
+    ys = [torch.empty(layer["batch"], layer["c_out"], out_length(layer, layer["length"]), device="cuda", dtype=dtype)
+          for _ in range(sets)]
+    ours = Ours(layer, arithmetic, None, weight, bias)
+    row = {"engine": ours.plan.explain(layer["batch"], layer["length"]).split(" ", 1)[0],
+           "answer_ms": graph_ms([lambda x=x: model(x) for x in xs]),
+           "engine_ms": graph_ms([lambda x=x, y=y: ours(x, y) for x, y in zip(xs, ys)])}
+    # Once more, so that what changed on the machine meanwhile shows.
+    row["answer_again_ms"] = graph_ms([lambda x=x: model(x) for x in xs])
+    for benchmark in (False, True):
+        torch.backends.cudnn.benchmark = benchmark
+        ms = graph_ms([lambda x=x: reference(layer, x, weight, bias) for x in xs])
+        row["torch_ms"] = min(ms, row.get("torch_ms", math.inf))
+    row["over_engine"] = min(row["answer_ms"], row["answer_again_ms"]) / row["engine_ms"]
+    return row
+
+
+def measure(folder):
+    with open(folder / "report.json", encoding="utf-8") as file:
+        workload = json.load(file)["workload"]
+    layer = dict(workload["problem"], batch=workload["batch"], length=workload["length"])
+    start = time.perf_counter()
+    module = load(folder / "answer_cuda.py")
+    result = {"answer": folder.name, "word": workload["word"], "build_seconds": time.perf_counter() - start, "rows": []}
+    print("%s: %s, built in %.0f s" % (folder.name, workload["word"], result["build_seconds"]), flush=True)
+    for arithmetic in ("tf32", "f32", "f16", "bf16", "f64"):
+        for bias in (False, True):
+            if (arithmetic, bias) not in module.TEXT_OF:
+                continue
+            own = dict(layer, bias=bias)
+            row = {"arithmetic": arithmetic, "bias": bias}
+            row["checked"], row["wrong"] = check(module, own, arithmetic)
+            if arithmetic != "f64" and bias == layer["bias"]:
+                row |= timed(module, own, arithmetic)
+            result["rows"].append(row)
+            print("  %-5s%s %d checked, %d wrong%s" % (
+                arithmetic, " bias" if bias else "     ", row["checked"], len(row["wrong"]),
+                "; answer %.4f ms, %s %.4f ms (%.3f), PyTorch %.4f ms" % (
+                    row["answer_ms"], row["engine"], row["engine_ms"], row["over_engine"], row["torch_ms"])
+                if "answer_ms" in row else ""), flush=True)
+            for line in row["wrong"][:3]:
+                print("    " + line)
+            torch.cuda.empty_cache()
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("requests", nargs="*", metavar="REQUEST[=WORD]")
+    parser.add_argument("--out", required=True, type=pathlib.Path)
+    parser.add_argument("--tconv")
+    parser.add_argument("--target")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="starts no answer after this long")
+    given = parser.parse_args()
+    if given.requests and not given.tconv:
+        parser.error("--tconv BINARY answers the requests")
+    until = time.monotonic() + given.seconds
+    make(given)
+    results = []
+    for folder in sorted(path.parent for path in given.out.glob("*/answer_cuda.py")):
+        if time.monotonic() > until:
+            print("%s left out after %.0f s" % (folder.name, given.seconds))
+            continue
+        results.append(measure(folder))
+        save(given.out / "answers_cuda.json", {"machine": machine(), "answers": results})
+    return 1 if any(row["wrong"] for result in results for row in result["rows"]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
