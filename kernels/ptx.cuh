@@ -3,6 +3,9 @@
 
 namespace tconv::ptx {
 
+// What the matrix units multiply; sums are f32.
+enum class Operand { tf32, f16, bf16 };
+
 __device__ __forceinline__ unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
