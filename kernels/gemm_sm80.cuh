@@ -111,41 +111,36 @@ struct GemmSm80 {
 
   const Call& call;
   uint4* shared;
-  int thread, lane, down, across;  // the last two: the warp's first row and position
-  int group, channel, phase;       // of the first row
-  int fragment;                    // likewise, of the group's packed weights
-  int width;                       // samples of one load
-  long long image, position;
 
-  __device__ GemmSm80(const Call& c, uint4* memory) : call(c), shared(memory) {
-    thread = static_cast<int>(threadIdx.x);
-    lane = thread % 32;
-    const int warp = thread / 32;
-    down = warp / WARPS_ACROSS * Schedule::WARP_ROWS;
-    across = warp % WARPS_ACROSS * Schedule::WARP_POSITIONS;
-
+  // Of the block's first row and position. Asked for twice, because registers are scarce in between.
+  struct Place {
+    int row_tile, group, channel, phase;
+    long long image, position;
+  };
+  __device__ Place place() const {
     // Row tiles of the same positions are neighbours: x comes from DRAM once.
     constexpr unsigned INNER = ROW_TILES * Layer::GROUPS;
-    const int inner = static_cast<int>(blockIdx.x % INNER), row_tile = inner % ROW_TILES;
-    group = inner / ROW_TILES;
-    channel = row_tile / PHASE_TILES * TILE_CHANNELS;
-    phase = row_tile % PHASE_TILES * ROWS;
-    fragment = WHOLE ? row_tile * (ROWS / 16) : channel * (Schedule::BAND / 16) + phase / 16;
-    const unsigned position_tiles = static_cast<unsigned>((positions(call) + POSITIONS - 1) / POSITIONS);
-    const unsigned outer = blockIdx.x / INNER;
-    image = outer / position_tiles;
-    position = Layer::PADDING / Layer::STRIDE + static_cast<long long>(outer % position_tiles) * POSITIONS;
-
-    const auto allows = [&](int samples) {
-      return call.x_stride_t == 1 && reinterpret_cast<unsigned long long>(call.x) % (samples * SIZE) == 0 &&
-             (call.length | call.x_stride_b | call.x_stride_c) % samples == 0;
-    };
-    width = allows(4) ? 4 : SIZE == 2 && allows(2) ? 2 : 1;
+    const unsigned block = ptx::opaque(blockIdx.x), outer = block / INNER;
+    Place at;
+    at.row_tile = static_cast<int>(block % INNER % ROW_TILES);
+    at.group = static_cast<int>(block % INNER / ROW_TILES);
+    at.channel = at.row_tile / PHASE_TILES * TILE_CHANNELS;
+    at.phase = at.row_tile % PHASE_TILES * ROWS;
+    const long long first = Layer::PADDING / Layer::STRIDE;
+    const long long positions = (call.out_length - 1 + Layer::PADDING) / Layer::STRIDE - first + 1;
+    const unsigned position_tiles = static_cast<unsigned>((positions + POSITIONS - 1) / POSITIONS);
+    at.image = outer / position_tiles;
+    at.position = first + static_cast<long long>(outer % position_tiles) * POSITIONS;
+    return at;
   }
 
-  // That a call's outputs touch.
-  __device__ static long long positions(const Call& call) {
-    return (call.out_length - 1 + Layer::PADDING) / Layer::STRIDE - Layer::PADDING / Layer::STRIDE + 1;
+  // A thread's lane and its warp's first row and position.
+  struct Seat {
+    int lane, down, across;
+  };
+  __device__ static Seat seat() {
+    const int thread = ptx::opaque(threadIdx.x), warp = thread / 32;
+    return {thread % 32, warp / WARPS_ACROSS * Schedule::WARP_ROWS, warp % WARPS_ACROSS * Schedule::WARP_POSITIONS};
   }
 
   __device__ unsigned* x_stage(int stage) const { return reinterpret_cast<unsigned*>(shared) + stage * X_WORDS; }
@@ -153,46 +148,58 @@ struct GemmSm80 {
 
   // --- x ----------------------------------------------------------------------------------------
 
+  // The window of x: chunk 0 from `start`, columns [low, high) of it inside x, `width` samples of one load.
+  struct Window {
+    const Element* start;
+    int low, high, width;
+  };
+  __device__ Window window(const Place& at) const {
+    const long long first = at.position - LEAD, left = call.length - first;  // sample of column 0, and those from it
+    Window w;
+    w.start = static_cast<const Element*>(call.x) + at.image * call.x_stride_b +
+              static_cast<long long>(at.group) * Layer::C_IN * call.x_stride_c + first * call.x_stride_t;
+    w.low = first < 0 ? static_cast<int>(-first < 4 * QUADS ? -first : 4 * QUADS) : 0;
+    w.high = left < 4 * QUADS ? static_cast<int>(left < 0 ? 0 : left) : 4 * QUADS;
+    const auto allows = [&](int samples) {
+      return call.x_stride_t == 1 && reinterpret_cast<unsigned long long>(call.x) % (samples * SIZE) == 0 &&
+             (call.length | call.x_stride_b | call.x_stride_c) % samples == 0;
+    };
+    w.width = allows(4) ? 4 : SIZE == 2 && allows(2) ? 2 : 1;
+    return w;
+  }
+
   // Four positions of a row of words, as they came: words (32-bit types) or two of each channel.
   using Quads = unsigned[HELD][4];
 
-  // Four samples of one channel from `p`, those of columns outside [low, high) as zeros.
+  // Four samples of one channel from `p`, WIDTH at a time, those of columns outside [low, high) as zeros.
+  template <int WIDTH>
   __device__ void load_samples(const Element* p, int column, int low, int high, unsigned* words) const {
 #pragma unroll
     for (int i = 0; i < SIZE; ++i) words[i] = 0;
-    if (width == 4) {
-      if (column < low || column >= high) return;
-      if constexpr (SIZE == 4) {
+#pragma unroll
+    for (int i = 0; i < 4; i += WIDTH) {
+      if (column + i < low || column + i >= high) continue;
+      if constexpr (WIDTH * SIZE == 16) {
         const uint4 all = *reinterpret_cast<const uint4*>(p);
         words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
-      } else {
+      } else if constexpr (WIDTH * SIZE == 8) {
         const uint2 all = *reinterpret_cast<const uint2*>(p);
         words[0] = all.x, words[1] = all.y;
-      }
-    } else if (SIZE == 2 && width == 2) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i)
-        if (column + 2 * i >= low && column + 2 * i < high) words[i] = reinterpret_cast<const unsigned*>(p)[i];
-    } else {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (column + i < low || column + i >= high) continue;
-        if constexpr (SIZE == 4)
-          words[i] = __float_as_uint(p[i * call.x_stride_t]);
-        else
-          words[i / 2] |= static_cast<unsigned>(p[i * call.x_stride_t]) << 16 * (i % 2);
+      } else if constexpr (WIDTH == 2) {
+        words[i / 2] = *reinterpret_cast<const unsigned*>(p + i);
+      } else if constexpr (SIZE == 4) {
+        words[i] = __float_as_uint(p[i * call.x_stride_t]);
+      } else {
+        words[i / 2] |= static_cast<unsigned>(p[i * call.x_stride_t]) << 16 * (i % 2);
       }
     }
   }
 
-  __device__ void fetch(int chunk, int batch, Quads& held) const {
-    const long long first = position - LEAD;  // sample of column 0
-    const int low = first < 0 ? static_cast<int>(-first < 4 * QUADS ? -first : 4 * QUADS) : 0;
-    const long long left = call.length - first;
-    const int high = left < 4 * QUADS ? static_cast<int>(left < 0 ? 0 : left) : 4 * QUADS;
-    const Element* const start = static_cast<const Element*>(call.x) + image * call.x_stride_b +
-                                 (static_cast<long long>(group) * Layer::C_IN + chunk * CHUNK) * call.x_stride_c +
-                                 first * call.x_stride_t;
+  template <int WIDTH>
+  __device__ void fetch_by(const Window& from, int chunk, int batch, Quads& held) const {
+    const long long stride_t = WIDTH == 1 ? call.x_stride_t : 1;
+    const Element* const start = from.start + static_cast<long long>(chunk * CHUNK) * call.x_stride_c;
+    const int thread = ptx::opaque(threadIdx.x);  // addresses kept from chunk to chunk would cost registers
 #pragma unroll
     for (int round = 0; round < HELD; ++round) {
       const int item = thread + (batch * HELD + round) * THREADS;
@@ -201,13 +208,22 @@ struct GemmSm80 {
       for (int part = 0; part < WORD_CHANNELS; ++part) {
         const int c = row * WORD_CHANNELS + part;
         const bool real = item < X_ITEMS && (Layer::C_IN % CHUNK == 0 || chunk * CHUNK + c < Layer::C_IN);
-        load_samples(start + c * call.x_stride_c + column * call.x_stride_t, column, low, real ? high : 0,
-                     held[round] + part * SIZE);
+        load_samples<WIDTH>(start + c * call.x_stride_c + column * stride_t, column, from.low, real ? from.high : 0,
+                            held[round] + part * SIZE);
       }
     }
   }
+  __device__ void fetch(const Window& from, int chunk, int batch, Quads& held) const {
+    if (from.width == 4)
+      fetch_by<4>(from, chunk, batch, held);
+    else if (SIZE == 2 && from.width == 2)
+      fetch_by<2>(from, chunk, batch, held);
+    else
+      fetch_by<1>(from, chunk, batch, held);
+  }
 
   __device__ void store(int batch, const Quads& held, unsigned* stage) const {
+    const int thread = ptx::opaque(threadIdx.x);
 #pragma unroll
     for (int round = 0; round < HELD; ++round) {
       const int item = thread + (batch * HELD + round) * THREADS;
@@ -229,29 +245,39 @@ struct GemmSm80 {
 
   // --- w ----------------------------------------------------------------------------------------
 
-  // The next entry of the ring on its way, or an empty group of copies after the last.
+  // The entry to bring next, `fragments` before the end of the packed ones, and the slot for it.
   struct Feed {
-    int chunk = 0, tap = 0, slot = 0;
+    const uint4* from;
+    int fragments, chunk, tap, slot;
   };
-  __device__ void feed(Feed& at) const {
-    if (at.chunk < CHUNKS) {
-      const uint4* const from =
-          static_cast<const uint4*>(call.w) +
-          ((static_cast<long long>(group) * STEPS_ALL + at.chunk * STEPS) * Layer::TAPS + at.tap) *
-              (FRAGMENTS * FRAGMENT_UNITS) +
-          fragment * FRAGMENT_UNITS;
-      const unsigned to = ptx::shared_address(w_stage(at.slot));
+  __device__ Feed first_feed(const Place& at) const {
+    const int fragment = WHOLE ? at.row_tile * (ROWS / 16) : at.channel * (Schedule::BAND / 16) + at.phase / 16;
+    return {static_cast<const uint4*>(call.w) +
+                static_cast<long long>(at.group) * STEPS_ALL * Layer::TAPS * (FRAGMENTS * FRAGMENT_UNITS) +
+                fragment * FRAGMENT_UNITS,
+            FRAGMENTS - fragment, 0, 0, 0};
+  }
+  // Past the last entry, an empty group of copies.
+  __device__ void feed(Feed& next) const {
+    constexpr long long TAP_UNITS = static_cast<long long>(FRAGMENTS) * FRAGMENT_UNITS;
+    if (next.chunk < CHUNKS) {
+      const int thread = static_cast<int>(threadIdx.x);
+      const unsigned to = ptx::shared_address(w_stage(next.slot));
 #pragma unroll
-      for (int unit = thread; unit < W_UNITS; unit += THREADS) {
+      for (int round = 0; round < (W_UNITS + THREADS - 1) / THREADS; ++round) {
+        const int unit = thread + round * THREADS;
+        if (unit >= W_UNITS) break;
         const int step = unit / W_STEP_UNITS, rest = unit % W_STEP_UNITS;
-        const bool present =
-            (STEPS_ALL % STEPS == 0 || at.chunk * STEPS + step < STEPS_ALL) &&
-            (FRAGMENTS % (ROWS / 16) == 0 || fragment + rest / FRAGMENT_UNITS < FRAGMENTS);
-        const long long offset = static_cast<long long>(step) * (Layer::TAPS * FRAGMENTS * FRAGMENT_UNITS) + rest;
-        copy_async<16>(to + unit * 16, from + (present ? offset : 0), present);
+        const bool present = (STEPS_ALL % STEPS == 0 || next.chunk * STEPS + step < STEPS_ALL) &&
+                             (FRAGMENTS % (ROWS / 16) == 0 || rest / FRAGMENT_UNITS < next.fragments);
+        copy_async<16>(to + unit * 16, next.from + (present ? step * (Layer::TAPS * TAP_UNITS) + rest : 0), present);
       }
-      if (++at.tap == Layer::TAPS) at.tap = 0, ++at.chunk;
-      at.slot = at.slot == W_STAGES - 1 ? 0 : at.slot + 1;
+      next.from += TAP_UNITS;
+      if (++next.tap == Layer::TAPS) {
+        next.tap = 0, ++next.chunk;
+        next.from += (STEPS - 1) * (Layer::TAPS * TAP_UNITS);
+      }
+      next.slot = next.slot == W_STAGES - 1 ? 0 : next.slot + 1;
     }
     commit_copies();
   }
@@ -294,23 +320,26 @@ struct GemmSm80 {
 
   __device__ void sum(Sums& sums) const {
     Quads held;
-    Feed next;
-    fetch(0, 0, held);
+    const Place at = place();
+    const Window from = window(at);
+    Feed next = first_feed(at);
+    fetch(from, 0, 0, held);
 #pragma unroll
     for (int stage = 0; stage < W_STAGES - 1; ++stage) feed(next);
     store(0, held, x_stage(0));
 #pragma unroll 1
     for (int batch = 1; batch * HELD < X_ROUNDS; ++batch) {
-      fetch(0, batch, held);
+      fetch(from, 0, batch, held);
       store(batch, held, x_stage(0));
     }
-    const int x_offset = ptx::b_row(lane, 0) * X_PITCH + LEAD + across + ptx::b_column(lane);
-    const int w_offset = down / 16 * FRAGMENT_UNITS + lane;
+    const Seat me = seat();
+    const int x_offset = ptx::b_row(me.lane, 0) * X_PITCH + LEAD + me.across + ptx::b_column(me.lane);
+    const int w_offset = me.down / 16 * FRAGMENT_UNITS + me.lane;
     int slot = 0;
 #pragma unroll 1
     for (int chunk = 0; chunk < CHUNKS; ++chunk) {
       const bool more = chunk + 1 < CHUNKS;
-      if (AHEAD && more) fetch(chunk + 1, 0, held);
+      if (AHEAD && more) fetch(from, chunk + 1, 0, held);
       const unsigned* x = x_stage(chunk % X_STAGES) + x_offset;
 #pragma unroll 1
       for (int tap = 0; tap < Layer::TAPS; ++tap) {
@@ -327,7 +356,7 @@ struct GemmSm80 {
       } else {
 #pragma unroll 1
         for (int batch = 0; batch * HELD < X_ROUNDS; ++batch) {
-          fetch(chunk + 1, batch, held);
+          fetch(from, chunk + 1, batch, held);
           store(batch, held, x_stage((chunk + 1) % X_STAGES));
         }
       }
@@ -338,24 +367,26 @@ struct GemmSm80 {
 
   __device__ void write(const Sums& sums) const {
     Element* const buffer = reinterpret_cast<Element*>(shared);
-    const long long channel_of_all = static_cast<long long>(group) * Layer::C_OUT + channel;
-    const Element* const bias = Layer::BIAS ? static_cast<const Element*>(call.bias) + channel_of_all : nullptr;
+    const Place at = place();
+    const long long channel = static_cast<long long>(at.group) * Layer::C_OUT + at.channel;
+    const Element* const bias = Layer::BIAS ? static_cast<const Element*>(call.bias) + channel : nullptr;
 #pragma unroll 1
     for (int part = 0; part < PARTS; ++part) {
-      const Out out{call, image, channel_of_all + (WHOLE ? part * OutPart::CHANNELS : 0),
-                    phase + (WHOLE ? 0 : part * OutPart::ROWS_NOW), position};
+      const Seat me = seat();  // in the loop, or addresses of all parts would be kept through it
+      const Out out{call, at.image, channel + (WHOLE ? part * OutPart::CHANNELS : 0),
+                    at.phase + (WHOLE ? 0 : part * OutPart::ROWS_NOW), at.position};
       const int first_shift = out.first_shift();
       __syncthreads();
 #pragma unroll
       for (int m = 0; m < DOWN; ++m) {
-        if (PARTS > 1 && (down + m * 16) / OutPart::ROWS_NOW != part) continue;
+        if (PARTS > 1 && (me.down + m * 16) / OutPart::ROWS_NOW != part) continue;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const int row = down + m * 16 + ptx::d_row(lane, 2 * half), of_band = row % Schedule::BAND;
+          const int row = me.down + m * 16 + ptx::d_row(me.lane, 2 * half), of_band = row % Schedule::BAND;
           const int c = WHOLE ? row / Schedule::BAND * Schedule::BAND_CHANNELS + of_band / Layer::LIVE : 0;
           const int f = WHOLE ? of_band % Layer::LIVE : row;
-          if ((WHOLE && of_band >= Schedule::BAND_CHANNELS * Layer::LIVE) || channel + c >= Layer::C_OUT ||
-              phase + f >= Layer::LIVE)
+          if ((WHOLE && of_band >= Schedule::BAND_CHANNELS * Layer::LIVE) || at.channel + c >= Layer::C_OUT ||
+              at.phase + f >= Layer::LIVE)
             continue;
           const float b = Layer::BIAS ? Storage::load(bias[c]) : 0.0f;
           const int c_now = c - part * OutPart::CHANNELS;
@@ -366,7 +397,7 @@ struct GemmSm80 {
           for (int n = 0; n < ACROSS; ++n) {
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
-              const int q = across + n * 8 + ptx::d_column(lane, e);
+              const int q = me.across + n * 8 + ptx::d_column(me.lane, e);
               Element* const at = to + (WHOLE ? q * Layer::STRIDE : q * Out::PITCH + out.shift(first_shift, q));
               *at = Storage::round(sums[m][n][2 * half + e] + b);
               // Dead phases: the samples up to the next live one.
@@ -376,15 +407,16 @@ struct GemmSm80 {
         }
       }
       __syncthreads();
-      const int channels = Layer::C_OUT - channel - part * OutPart::CHANNELS;
+      const int channels = Layer::C_OUT - at.channel - part * OutPart::CHANNELS;
       if (WHOLE || out.phase < Layer::LIVE)
-        out.write(buffer, WHOLE && channels < OutPart::SEGMENTS ? channels : OutPart::SEGMENTS, thread);
+        out.write(buffer, WHOLE && channels < OutPart::SEGMENTS ? channels : OutPart::SEGMENTS,
+                  static_cast<int>(threadIdx.x));
     }
   }
 
   __device__ static void run(const Call& call) {
     extern __shared__ uint4 memory[];
-    const GemmSm80 kernel(call, memory);
+    const GemmSm80 kernel{call, memory};
     Sums sums = {};
     kernel.sum(sums);
     kernel.write(sums);

@@ -82,4 +82,12 @@ __device__ __forceinline__ unsigned to_tf32(float value) {
   return bits;
 }
 
+// --- the compiler -------------------------------------------------------------------------------
+
+// The same value, of which nothing is known: what depends on it stays where it is written.
+__device__ __forceinline__ int opaque(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 }  // namespace tconv::ptx

@@ -71,7 +71,7 @@ int threads(const Schedule& s) { return 128 * s.warpgroups; }
 // That should share an SM: what the sums leave of its registers.
 int blocks_per_sm(const Problem& p, const Schedule& s) {
   const int sums = s.rows * s.positions / threads(s);
-  const int resident = sums > 32 || p.arithmetic == Arithmetic::f32 ? 512 : sums > 16 ? 768 : 1024;
+  const int resident = sums > 32 || p.arithmetic == Arithmetic::f32 ? 512 : sums > 16 ? 640 : 768;
   return std::max(1, resident / threads(s));
 }
 
@@ -139,11 +139,13 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
   };
   const int rows = rows_of_tile(p, shape);
   if (rows == 0) return all;
+  // Four warps of f32 would have more sums each than their operands leave registers for.
+  const int warpgroups = p.arithmetic == Arithmetic::f32 && rows == 64 ? 2 : 1;
   if (rows == 128) {
     add(128, 128, 2);
   } else {
-    add(rows, 256, 2);
-    add(rows, 128, 1);
+    if (warpgroups == 1) add(rows, 256, 2);
+    add(rows, 128, warpgroups);
   }
   // For calls too short to fill the device with those.
   for (const int few : {64, 32, 16}) {
