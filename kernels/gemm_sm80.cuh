@@ -148,7 +148,7 @@ struct GemmSm80 {
 
   // --- x ----------------------------------------------------------------------------------------
 
-  // The window of x: chunk 0 from `start`, columns [low, high) of it inside x, `width` samples of one load.
+  // The window of x: the next chunk from `start`, columns [low, high) of it inside x, `width` samples of one load.
   struct Window {
     const Element* start;
     int low, high, width;
@@ -198,7 +198,6 @@ struct GemmSm80 {
   template <int WIDTH>
   __device__ void fetch_by(const Window& from, int chunk, int batch, Quads& held) const {
     const long long stride_t = WIDTH == 1 ? call.x_stride_t : 1;
-    const Element* const start = from.start + static_cast<long long>(chunk * CHUNK) * call.x_stride_c;
     const int thread = ptx::opaque(threadIdx.x);  // addresses kept from chunk to chunk would cost registers
 #pragma unroll
     for (int round = 0; round < HELD; ++round) {
@@ -208,7 +207,7 @@ struct GemmSm80 {
       for (int part = 0; part < WORD_CHANNELS; ++part) {
         const int c = row * WORD_CHANNELS + part;
         const bool real = item < X_ITEMS && (Layer::C_IN % CHUNK == 0 || chunk * CHUNK + c < Layer::C_IN);
-        load_samples<WIDTH>(start + c * call.x_stride_c + column * stride_t, column, from.low, real ? from.high : 0,
+        load_samples<WIDTH>(from.start + c * call.x_stride_c + column * stride_t, column, from.low, real ? from.high : 0,
                             held[round] + part * SIZE);
       }
     }
@@ -245,24 +244,24 @@ struct GemmSm80 {
 
   // --- w ----------------------------------------------------------------------------------------
 
-  // The entry to bring next, `fragments` before the end of the packed ones, and the slot for it.
+  // The entry to bring next, `fragments` before the end of the packed ones.
   struct Feed {
     const uint4* from;
-    int fragments, chunk, tap, slot;
+    int fragments, chunk, tap;
   };
   __device__ Feed first_feed(const Place& at) const {
     const int fragment = WHOLE ? at.row_tile * (ROWS / 16) : at.channel * (Schedule::BAND / 16) + at.phase / 16;
     return {static_cast<const uint4*>(call.w) +
                 static_cast<long long>(at.group) * STEPS_ALL * Layer::TAPS * (FRAGMENTS * FRAGMENT_UNITS) +
                 fragment * FRAGMENT_UNITS,
-            FRAGMENTS - fragment, 0, 0, 0};
+            FRAGMENTS - fragment, 0, 0};
   }
-  // Past the last entry, an empty group of copies.
-  __device__ void feed(Feed& next) const {
+  // To a slot of the ring; past the last entry, an empty group of copies.
+  __device__ void feed(Feed& next, int slot) const {
     constexpr long long TAP_UNITS = static_cast<long long>(FRAGMENTS) * FRAGMENT_UNITS;
     if (next.chunk < CHUNKS) {
       const int thread = static_cast<int>(threadIdx.x);
-      const unsigned to = ptx::shared_address(w_stage(next.slot));
+      const unsigned to = ptx::shared_address(w_stage(slot));
 #pragma unroll
       for (int round = 0; round < (W_UNITS + THREADS - 1) / THREADS; ++round) {
         const int unit = thread + round * THREADS;
@@ -277,7 +276,6 @@ struct GemmSm80 {
         next.tap = 0, ++next.chunk;
         next.from += (STEPS - 1) * (Layer::TAPS * TAP_UNITS);
       }
-      next.slot = next.slot == W_STAGES - 1 ? 0 : next.slot + 1;
     }
     commit_copies();
   }
@@ -321,11 +319,11 @@ struct GemmSm80 {
   __device__ void sum(Sums& sums) const {
     Quads held;
     const Place at = place();
-    const Window from = window(at);
+    Window from = window(at);
     Feed next = first_feed(at);
     fetch(from, 0, 0, held);
 #pragma unroll
-    for (int stage = 0; stage < W_STAGES - 1; ++stage) feed(next);
+    for (int stage = 0; stage < W_STAGES - 1; ++stage) feed(next, stage);
     store(0, held, x_stage(0));
 #pragma unroll 1
     for (int batch = 1; batch * HELD < X_ROUNDS; ++batch) {
@@ -339,13 +337,14 @@ struct GemmSm80 {
 #pragma unroll 1
     for (int chunk = 0; chunk < CHUNKS; ++chunk) {
       const bool more = chunk + 1 < CHUNKS;
+      from.start += CHUNK * call.x_stride_c;
       if (AHEAD && more) fetch(from, chunk + 1, 0, held);
       const unsigned* x = x_stage(chunk % X_STAGES) + x_offset;
 #pragma unroll 1
       for (int tap = 0; tap < Layer::TAPS; ++tap) {
         wait_groups<W_STAGES - 2>();
         __syncthreads();  // this entry and its x have arrived, and nobody reads those before any more
-        feed(next);
+        feed(next, slot == 0 ? W_STAGES - 1 : slot - 1);
         multiply(sums, x, w_stage(slot) + w_offset, chunk);
         x -= Layer::JUMP;
         slot = slot == W_STAGES - 1 ? 0 : slot + 1;
@@ -367,12 +366,13 @@ struct GemmSm80 {
 
   __device__ void write(const Sums& sums) const {
     Element* const buffer = reinterpret_cast<Element*>(shared);
-    const Place at = place();
-    const long long channel = static_cast<long long>(at.group) * Layer::C_OUT + at.channel;
-    const Element* const bias = Layer::BIAS ? static_cast<const Element*>(call.bias) + channel : nullptr;
 #pragma unroll 1
     for (int part = 0; part < PARTS; ++part) {
-      const Seat me = seat();  // in the loop, or addresses of all parts would be kept through it
+      // In the loop, or they and all addresses would be kept through it.
+      const Place at = place();
+      const Seat me = seat();
+      const long long channel = static_cast<long long>(at.group) * Layer::C_OUT + at.channel;
+      const Element* const bias = Layer::BIAS ? static_cast<const Element*>(call.bias) + channel : nullptr;
       const Out out{call, at.image, channel + (WHOLE ? part * OutPart::CHANNELS : 0),
                     at.phase + (WHOLE ? 0 : part * OutPart::ROWS_NOW), at.position};
       const int first_shift = out.first_shift();

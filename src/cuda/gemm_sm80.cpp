@@ -38,13 +38,11 @@ Band band_of(const Gemm& gemm) {
 // Figures of kernels/gemm_sm80.cuh's GemmSm80, by the same formulas; the kernel asserts the sizes it is launched with.
 struct Shape : Gemm {
   Band band;
-  std::int64_t steps_all = 0, steps = 0, chunks = 0;  // of 8 words of channels
-  std::int64_t fragments = 0;                         // of 16 rows, of a group
+  std::int64_t steps_all = 0;  // of 8 words of channels
+  std::int64_t fragments = 0;  // of 16 rows, of a group
 
   explicit Shape(const Problem& p) : Gemm(p), band(band_of(*this)) {
     steps_all = ceil_div(c_in, std::int64_t{8 * 4} / element_bytes);
-    steps = std::min<std::int64_t>(steps_all, 2);
-    chunks = ceil_div(steps_all, steps);
     fragments = ceil_div(c_out, band.channels) * (band.rows / 16);
   }
   [[nodiscard]] bool whole(int rows) const { return rows % band.rows == 0; }
@@ -52,8 +50,6 @@ struct Shape : Gemm {
   [[nodiscard]] std::int64_t row_tiles(int rows) const {
     return whole(rows) ? ceil_div(c_out, rows / band.rows * band.channels) : c_out * ceil_div(live, rows);
   }
-  [[nodiscard]] std::int64_t weight_entries() const { return chunks * taps; }
-  [[nodiscard]] std::int64_t entry_bytes(int rows) const { return steps * rows * 32 * planes; }
 };
 
 // Rows and positions of one warp: as many as the registers hold, so that operands are read as seldom as possible; f32 holds
@@ -71,20 +67,34 @@ int threads(const Schedule& s) { return 128 * s.warpgroups; }
 // That should share an SM: what the sums leave of its registers.
 int blocks_per_sm(const Problem& p, const Schedule& s) {
   const int sums = s.rows * s.positions / threads(s);
-  const int resident = sums > 32 || p.arithmetic == Arithmetic::f32 ? 512 : sums > 16 ? 640 : 768;
+  const bool f32 = p.arithmetic == Arithmetic::f32;
+  const int resident = f32 && threads(s) == 128 ? 384 : f32 || sums > 32 ? 512 : 640;
   return std::max(1, resident / threads(s));
 }
 
-std::int64_t window(const Problem& p, const Shape& shape, const Schedule& s) {
-  const std::int64_t span = (shape.taps - 1) * shape.jump;
-  const std::int64_t lead = span + ((p.padding / p.stride - span) % 4 + 4) % 4;
-  return ceil_div(s.positions + lead, 4) * 4;
-}
+// How a schedule cuts the sum: chunks of one or two steps, and an entry of weights for each tap of a chunk.
+struct Cut {
+  std::int64_t window = 0;  // positions of x that a tile reads
+  std::int64_t steps = 0, chunks = 0, entries = 0, entry_bytes = 0;
+
+  Cut(const Problem& p, const Shape& shape, const Schedule& s) {
+    const std::int64_t span = (shape.taps - 1) * shape.jump;
+    const std::int64_t lead = span + ((p.padding / p.stride - span) % 4 + 4) % 4;
+    window = ceil_div(s.positions + lead, 4) * 4;
+    constexpr std::int64_t kLoads = 4;  // in flight of a thread, of 16 bytes; more cost too many registers
+    const bool two = shape.steps_all > 1 && 16 * (window / 4) <= kLoads * threads(s);
+    steps = two ? 2 : 1;
+    chunks = ceil_div(shape.steps_all, steps);
+    entries = chunks * shape.taps;
+    entry_bytes = steps * s.rows * 32 * shape.planes;
+  }
+};
 
 std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   const Shape shape(p);
-  const std::int64_t pitch = (window(p, shape, s) + 7) / 16 * 16 + 8;
-  const std::int64_t stages = s.stages * 8 * shape.steps * pitch * 4 + s.weight_stages * shape.entry_bytes(s.rows);
+  const Cut cut(p, shape, s);
+  const std::int64_t pitch = (cut.window + 7) / 16 * 16 + 8;
+  const std::int64_t stages = s.stages * 8 * cut.steps * pitch * 4 + s.weight_stages * cut.entry_bytes;
   const std::int64_t vector = 16 / shape.element_bytes;
   const bool whole = shape.whole(s.rows);
   const bool exact = shape.band.rows == shape.band.channels * shape.live;
@@ -121,7 +131,8 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
   const Shape shape(p);
   std::vector<Schedule> all;
   const auto add = [&](int rows, int positions, int warpgroups) {
-    Schedule s{.positions = positions, .rows = rows, .stages = shape.chunks == 1 ? 1 : 2, .warpgroups = warpgroups};
+    Schedule s{.positions = positions, .rows = rows, .warpgroups = warpgroups};
+    s.stages = Cut(p, shape, s).chunks == 1 ? 1 : 2;
     // As many blocks as should share an SM, then as many entries of weights on their way as fit beside them.
     const auto fits = [&](int weight_stages, int blocks) {
       s.weight_stages = weight_stages;
@@ -139,14 +150,10 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
   };
   const int rows = rows_of_tile(p, shape);
   if (rows == 0) return all;
-  // Four warps of f32 would have more sums each than their operands leave registers for.
-  const int warpgroups = p.arithmetic == Arithmetic::f32 && rows == 64 ? 2 : 1;
-  if (rows == 128) {
-    add(128, 128, 2);
-  } else {
-    if (warpgroups == 1) add(rows, 256, 2);
-    add(rows, 128, warpgroups);
-  }
+  // f32 has no registers for the widest tiles.
+  const bool f32 = p.arithmetic == Arithmetic::f32;
+  if (rows < 128 && !f32) add(rows, 256, 2);
+  add(rows, 128, rows == 128 || (f32 && rows == 64) ? 2 : 1);
   // For calls too short to fill the device with those.
   for (const int few : {64, 32, 16}) {
     if (few > rows || !shape.possible(few)) continue;
@@ -187,7 +194,7 @@ std::string source(const Problem& p, const Target&, const Schedule& s) {
       "  Gemm::run(call);\n}}\n\n"
       "extern \"C\" __global__ void pack(const __grid_constant__ tconv::Pack call) {{\n"
       "  Gemm::pack(call);\n}}\n",
-      gemm_layer(p), s.rows, s.positions, warp.rows, warp.positions, shape.steps, s.stages, s.weight_stages,
+      gemm_layer(p), s.rows, s.positions, warp.rows, warp.positions, Cut(p, shape, s).steps, s.stages, s.weight_stages,
       shape.band.rows, shape.band.channels, shared_bytes(p, s), threads(s), packed_bytes(p, s), blocks_per_sm(p, s));
 }
 
@@ -212,10 +219,11 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   const Problem& p = workload.problem;
   const Shape shape(p);
   const Warp warp = warp_of(p, s);
+  const Cut cut(p, shape, s);
   const double sms = target.sms.value, clock = target.clock_hz.value;
   const double warps = threads(s) / 32.0;
   const double steps = static_cast<double>(shape.steps_all * shape.taps);
-  const double x_words = static_cast<double>(window(p, shape, s)) * 8.0 * static_cast<double>(shape.steps_all);
+  const double x_words = static_cast<double>(cut.window) * 8.0 * static_cast<double>(shape.steps_all);
 
   const Arithmetic multiplied = p.arithmetic == Arithmetic::f32 ? Arithmetic::tf32 : p.arithmetic;
   const double rate = achievable_flops(target, multiplied) * target.mma_sync_fraction.value / (sms * clock);
@@ -230,7 +238,7 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
 
   constexpr double kTile = 2500;  // cycles: the first chunk's way into shared memory, and the outputs' way out
   constexpr double kEntry = 150;  // likewise: a barrier, and the first fragments
-  const double alone = busy + kTile + kEntry * static_cast<double>(shape.weight_entries());
+  const double alone = busy + kTile + kEntry * static_cast<double>(cut.entries);
 
   const double each = std::ceil(static_cast<double>(tiles(workload, s)) / sms);  // tiles of the fullest SM
   const double room = std::floor(target.smem_per_sm.value /
@@ -238,7 +246,7 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   const double resident = std::max(1.0, std::min<double>(blocks_per_sm(p, s), room));
   const double compute = std::max(each * busy, std::ceil(each / resident) * alone) / clock;
 
-  const double weights = static_cast<double>(shape.weight_entries() * shape.entry_bytes(s.rows));
+  const double weights = static_cast<double>(cut.entries * cut.entry_bytes);
   constexpr double kOfL2 = 0.6;  // reached by blocks that all read the same weights
   const double l2 = static_cast<double>(tiles(workload, s)) * (weights + x_words * 4) /
                     (kOfL2 * target.l2_bytes_per_s.value);
