@@ -49,7 +49,8 @@ __device__ __forceinline__ int kernel_index(int phase, int tap) {
 // each position, of some phases of one channel. In shared memory a segment starts as far past 16 bytes as in y, so that
 // it leaves in 16-byte stores.
 //
-// Shape: WHOLE; SEGMENT, samples of one; SEGMENTS; THREADS that write together; UNROLL of their segments.
+// Shape: WHOLE; SEGMENT, samples of one; SEGMENTS; THREADS that write together; UNROLL of a thread's segments and
+// UNROLL_INSIDE of its 16 bytes of one.
 template <class Layer, class Shape>
 struct Segments {
   using Element = typename Layer::Storage::Element;
@@ -115,7 +116,7 @@ struct Segments {
 #pragma unroll(Shape::UNROLL)
     for (int segment = first; segment < segments; segment += STEP) {
       if (!Shape::WHOLE) now = span(segment);
-#pragma unroll
+#pragma unroll(Shape::UNROLL_INSIDE)
       for (int granule = 0; granule < PITCH / VECTOR - 1; granule += LANES) {
         const int at = (granule + lane) * VECTOR + (VECTOR - now.shift) % VECTOR;
         if (at >= now.low && at + VECTOR <= now.high)

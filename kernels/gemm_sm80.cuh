@@ -86,7 +86,7 @@ struct GemmSm80 {
     static constexpr int SEGMENT = WHOLE ? POSITIONS * Layer::STRIDE : ROWS_NOW * Layer::GAP;
     static constexpr int SEGMENTS = WHOLE ? CHANNELS : POSITIONS;
     static constexpr int THREADS = GemmSm80::THREADS;
-    static constexpr int UNROLL = 1;
+    static constexpr int UNROLL = 1, UNROLL_INSIDE = 4;
     static constexpr int BYTES = Segments<Layer, Part>::BYTES;
   };
   template <int PARTS>
@@ -120,7 +120,7 @@ struct GemmSm80 {
   __device__ Place place() const {
     // Row tiles of the same positions are neighbours: x comes from DRAM once.
     constexpr unsigned INNER = ROW_TILES * Layer::GROUPS;
-    const unsigned block = ptx::opaque(blockIdx.x), outer = block / INNER;
+    const unsigned block = ptx::block(), outer = block / INNER;
     Place at;
     at.row_tile = static_cast<int>(block % INNER % ROW_TILES);
     at.group = static_cast<int>(block % INNER / ROW_TILES);
@@ -139,7 +139,7 @@ struct GemmSm80 {
     int lane, down, across;
   };
   __device__ static Seat seat() {
-    const int thread = ptx::opaque(threadIdx.x), warp = thread / 32;
+    const int thread = ptx::thread(), warp = thread / 32;
     return {thread % 32, warp / WARPS_ACROSS * Schedule::WARP_ROWS, warp % WARPS_ACROSS * Schedule::WARP_POSITIONS};
   }
 
@@ -148,10 +148,10 @@ struct GemmSm80 {
 
   // --- x ----------------------------------------------------------------------------------------
 
-  // The window of x: the next chunk from `start`, columns [low, high) of it inside x, `width` samples of one load.
+  // The window of x: the next chunk from `start`, columns [low, high) of it inside x.
   struct Window {
     const Element* start;
-    int low, high, width;
+    int low, high;
   };
   __device__ Window window(const Place& at) const {
     const long long first = at.position - LEAD, left = call.length - first;  // sample of column 0, and those from it
@@ -160,11 +160,6 @@ struct GemmSm80 {
               static_cast<long long>(at.group) * Layer::C_IN * call.x_stride_c + first * call.x_stride_t;
     w.low = first < 0 ? static_cast<int>(-first < 4 * QUADS ? -first : 4 * QUADS) : 0;
     w.high = left < 4 * QUADS ? static_cast<int>(left < 0 ? 0 : left) : 4 * QUADS;
-    const auto allows = [&](int samples) {
-      return call.x_stride_t == 1 && reinterpret_cast<unsigned long long>(call.x) % (samples * SIZE) == 0 &&
-             (call.length | call.x_stride_b | call.x_stride_c) % samples == 0;
-    };
-    w.width = allows(4) ? 4 : SIZE == 2 && allows(2) ? 2 : 1;
     return w;
   }
 
@@ -198,7 +193,7 @@ struct GemmSm80 {
   template <int WIDTH>
   __device__ void fetch_by(const Window& from, int chunk, int batch, Quads& held) const {
     const long long stride_t = WIDTH == 1 ? call.x_stride_t : 1;
-    const int thread = ptx::opaque(threadIdx.x);  // addresses kept from chunk to chunk would cost registers
+    const int thread = ptx::thread();  // read anew: addresses kept from chunk to chunk would cost registers
 #pragma unroll
     for (int round = 0; round < HELD; ++round) {
       const int item = thread + (batch * HELD + round) * THREADS;
@@ -212,17 +207,22 @@ struct GemmSm80 {
       }
     }
   }
+  // Whether so many samples come in one load.
+  __device__ bool aligned(int samples) const {
+    return call.x_stride_t == 1 && reinterpret_cast<unsigned long long>(call.x) % (samples * SIZE) == 0 &&
+           (call.length | call.x_stride_b | call.x_stride_c) % samples == 0;
+  }
   __device__ void fetch(const Window& from, int chunk, int batch, Quads& held) const {
-    if (from.width == 4)
+    if (aligned(4))
       fetch_by<4>(from, chunk, batch, held);
-    else if (SIZE == 2 && from.width == 2)
+    else if (SIZE == 2 && aligned(2))
       fetch_by<2>(from, chunk, batch, held);
     else
       fetch_by<1>(from, chunk, batch, held);
   }
 
   __device__ void store(int batch, const Quads& held, unsigned* stage) const {
-    const int thread = ptx::opaque(threadIdx.x);
+    const int thread = ptx::thread();
 #pragma unroll
     for (int round = 0; round < HELD; ++round) {
       const int item = thread + (batch * HELD + round) * THREADS;
@@ -260,7 +260,7 @@ struct GemmSm80 {
   __device__ void feed(Feed& next, int slot) const {
     constexpr long long TAP_UNITS = static_cast<long long>(FRAGMENTS) * FRAGMENT_UNITS;
     if (next.chunk < CHUNKS) {
-      const int thread = static_cast<int>(threadIdx.x);
+      const int thread = ptx::thread();
       const unsigned to = ptx::shared_address(w_stage(slot));
 #pragma unroll
       for (int round = 0; round < (W_UNITS + THREADS - 1) / THREADS; ++round) {
@@ -410,7 +410,7 @@ struct GemmSm80 {
       const int channels = Layer::C_OUT - at.channel - part * OutPart::CHANNELS;
       if (WHOLE || out.phase < Layer::LIVE)
         out.write(buffer, WHOLE && channels < OutPart::SEGMENTS ? channels : OutPart::SEGMENTS,
-                  static_cast<int>(threadIdx.x));
+                  ptx::thread());
     }
   }
 

@@ -82,12 +82,19 @@ __device__ __forceinline__ unsigned to_tf32(float value) {
   return bits;
 }
 
-// --- the compiler -------------------------------------------------------------------------------
+// --- indices ------------------------------------------------------------------------------------
 
-// The same value, of which nothing is known: what depends on it stays where it is written.
-__device__ __forceinline__ int opaque(int value) {
-  asm volatile("" : "+r"(value));
-  return value;
+// Those of this thread and block, read anew: what depends on them stays where it is written, and takes no registers
+// elsewhere.
+__device__ __forceinline__ int thread() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+__device__ __forceinline__ unsigned block() {
+  unsigned index;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index));
+  return index;
 }
 
 }  // namespace tconv::ptx
