@@ -102,7 +102,12 @@ struct GemmSm80 {
   static constexpr int SHARED_BYTES = STAGES_BYTES > OutPart::BYTES ? STAGES_BYTES : OutPart::BYTES;
 
   static_assert(ROWS % 16 == 0 && Schedule::WARP_ROWS % 16 == 0 && Schedule::WARP_POSITIONS % 8 == 0, "fragments");
-  static_assert(X_PITCH % 16 == 8 && X_PITCH >= 4 * QUADS, "rows of x start 8 banks apart");
+  static constexpr unsigned banks_of_b() {
+    unsigned banks = 0;
+    for (int lane = 0; lane < 32; ++lane) banks |= 1u << (ptx::b_row(lane, 0) * X_PITCH + ptx::b_column(lane)) % 32;
+    return banks;
+  }
+  static_assert(X_PITCH >= 4 * QUADS && banks_of_b() == ~0u, "the lanes of a load meet in no bank");
   static_assert(POSITIONS % 4 == 0 && WHOLE != (ROWS < Schedule::BAND), "tiles");
   static_assert(X_STAGES == 2 || CHUNKS == 1, "the next chunk is stored while others still multiply from this one");
   static_assert(W_STAGES >= 2, "an entry is awaited while the next is on its way");
@@ -194,19 +199,25 @@ struct GemmSm80 {
   __device__ void fetch_by(const Window& from, int chunk, int batch, Quads& held) const {
     const long long stride_t = WIDTH == 1 ? call.x_stride_t : 1;
     const int thread = ptx::thread();  // read anew: addresses kept from chunk to chunk would cost registers
-#pragma unroll
+    // 16-bit samples one by one hold twice the registers until they are words: one round at a time.
+#pragma unroll(WIDTH * SIZE < 4 ? 1 : HELD)
     for (int round = 0; round < HELD; ++round) {
       const int item = thread + (batch * HELD + round) * THREADS;
       const int row = item / QUADS, column = item % QUADS * 4;
+      unsigned words[4];
 #pragma unroll
       for (int part = 0; part < WORD_CHANNELS; ++part) {
         const int c = row * WORD_CHANNELS + part;
         const bool real = item < X_ITEMS && (Layer::C_IN % CHUNK == 0 || chunk * CHUNK + c < Layer::C_IN);
         load_samples<WIDTH>(from.start + c * call.x_stride_c + column * stride_t, column, from.low, real ? from.high : 0,
-                            held[round] + part * SIZE);
+                            words + part * SIZE);
       }
+#pragma unroll
+      for (int i = 0; i < 4 * HELD; ++i)
+        if (i / 4 == round) held[i / 4][i % 4] = words[i % 4];
     }
   }
+
   // Whether so many samples come in one load.
   __device__ bool aligned(int samples) const {
     return call.x_stride_t == 1 && reinterpret_cast<unsigned long long>(call.x) % (samples * SIZE) == 0 &&

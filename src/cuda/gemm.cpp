@@ -26,8 +26,7 @@ std::optional<std::string> refuse_gemm(const Problem& p, std::string_view instru
   if (auto why = too_large_for_int(p)) return why;
   const Gemm gemm(p);
   if (gemm.c_in < 8) return fmt::format("{} input channels a group leave most of the matrix unit idle", gemm.c_in);
-  if (gemm.rows() < 4)
-    return fmt::format("{} rows (output channels x live phases) leave most of it idle", gemm.rows());
+  if (gemm.rows() < 4) return fmt::format("{} rows (output channels x live phases) leave most of it idle", gemm.rows());
   const Phases phases(p);
   // The matrix unit cuts its sums off instead of rounding them, so the error grows with their length: measured against
   // float64 on an NVIDIA H100, 2.0 times cuDNN's after 96 products, 2.7 after 160, 4.3 after 384.

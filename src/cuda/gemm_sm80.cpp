@@ -25,7 +25,8 @@ Band band_of(const Gemm& gemm) {
     return static_cast<double>(b.rows) / static_cast<double>(b.channels * gemm.live);
   };
   if (gemm.live > 64) return best;
-  best.rows = std::max<std::int64_t>(16, static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(gemm.live))));
+  best.rows =
+      std::max<std::int64_t>(16, static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(gemm.live))));
   best.channels = best.rows / gemm.live;
   constexpr double kWorth = 1.1;  // of a tile that holds fewer rows in vain
   for (std::int64_t rows = best.rows * 2; rows <= 64; rows *= 2) {
@@ -52,8 +53,8 @@ struct Shape : Gemm {
   }
 };
 
-// Rows and positions of one warp: as many as the registers hold, so that operands are read as seldom as possible; f32 holds
-// two planes of them.
+// Rows and positions of one warp: as many as the registers hold, so that operands are read as seldom as possible; f32
+// holds two planes of them.
 struct Warp {
   int rows = 0, positions = 0;
 };
@@ -107,8 +108,7 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   };
   const auto possible = [&](std::int64_t parts) {
     const std::int64_t rows = s.rows / parts;
-    return s.rows % (16 * parts) == 0 &&
-           (!whole || rows % shape.band.rows == 0 || (rows % shape.live == 0 && exact));
+    return s.rows % (16 * parts) == 0 && (!whole || rows % shape.band.rows == 0 || (rows % shape.live == 0 && exact));
   };
   std::int64_t parts = 1;
   while (out_bytes(parts) > stages && possible(2 * parts)) parts *= 2;
@@ -241,15 +241,15 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   const double alone = busy + kTile + kEntry * static_cast<double>(cut.entries);
 
   const double each = std::ceil(static_cast<double>(tiles(workload, s)) / sms);  // tiles of the fullest SM
-  const double room = std::floor(target.smem_per_sm.value /
-                                 (static_cast<double>(shared_bytes(p, s)) + target.smem_reserved.value));
+  const double room =
+      std::floor(target.smem_per_sm.value / (static_cast<double>(shared_bytes(p, s)) + target.smem_reserved.value));
   const double resident = std::max(1.0, std::min<double>(blocks_per_sm(p, s), room));
   const double compute = std::max(each * busy, std::ceil(each / resident) * alone) / clock;
 
   const double weights = static_cast<double>(cut.entries * cut.entry_bytes);
   constexpr double kOfL2 = 0.6;  // reached by blocks that all read the same weights
-  const double l2 = static_cast<double>(tiles(workload, s)) * (weights + x_words * 4) /
-                    (kOfL2 * target.l2_bytes_per_s.value);
+  const double l2 =
+      static_cast<double>(tiles(workload, s)) * (weights + x_words * 4) / (kOfL2 * target.l2_bytes_per_s.value);
   const Work moved = work(workload);
   const double memory = moved.bytes() / achievable_dram(target, moved.bytes_read, moved.bytes_written);
   return std::max({compute, l2, memory}) + target.launch_s.value;

@@ -231,10 +231,9 @@ void Plan::State::load(const Cubin& cubin, const Schedule& schedule) {
   check(api.cuFuncSetAttribute(one.run, FunctionAttribute::max_dynamic_shared_bytes, shared), "cuFuncSetAttribute");
 
   const std::int64_t bytes = choice.solver->packed_bytes(problem, schedule);
-  const auto known = std::ranges::find_if(
-      images, [&](const Image& image) {
-        return image.bytes == bytes && (choice.solver->one_image || same_image(image.schedule, schedule));
-      });
+  const auto known = std::ranges::find_if(images, [&](const Image& image) {
+    return image.bytes == bytes && (choice.solver->one_image || same_image(image.schedule, schedule));
+  });
   if (known != images.end()) {
     one.image = known->offset;
     return;
