@@ -7,7 +7,7 @@
 // copy. Loads of the next chunk are issued before the products of this one and stored after them. The weights were packed
 // in the order of the lanes' registers: one 16-byte load a lane is a whole fragment of A. They pass through a ring of
 // (chunk, tap) entries that cp.async fills. A block is one tile; several share an SM, and one's stores hide behind
-// another's products.
+// another's products. Neighbouring blocks take neighbouring positions of the same rows.
 //
 // Layer:    C_IN, C_OUT (of one group), GROUPS, K, STRIDE, PADDING, GAP, LIVE, STEP, TAPS, JUMP, BIAS, Storage. Tap number t
 //           of every phase reads x[position - t * JUMP]; see src/cuda/gemm.hpp.
@@ -123,19 +123,21 @@ struct GemmSm80 {
     long long image, position;
   };
   __device__ Place place() const {
-    // Row tiles of the same positions are neighbours: x comes from DRAM once.
-    constexpr unsigned INNER = ROW_TILES * Layer::GROUPS;
-    const unsigned block = ptx::block(), outer = block / INNER;
-    Place at;
-    at.row_tile = static_cast<int>(block % INNER % ROW_TILES);
-    at.group = static_cast<int>(block % INNER / ROW_TILES);
-    at.channel = at.row_tile / PHASE_TILES * TILE_CHANNELS;
-    at.phase = at.row_tile % PHASE_TILES * ROWS;
     const long long first = Layer::PADDING / Layer::STRIDE;
     const long long positions = (call.out_length - 1 + Layer::PADDING) / Layer::STRIDE - first + 1;
-    const unsigned position_tiles = static_cast<unsigned>((positions + POSITIONS - 1) / POSITIONS);
-    at.image = outer / position_tiles;
-    at.position = first + static_cast<long long>(outer % position_tiles) * POSITIONS;
+    const unsigned of_image = static_cast<unsigned>((positions + POSITIONS - 1) / POSITIONS);
+    // Blocks that run together share both operands through L2: so many tiles of positions go through all rows together.
+    constexpr unsigned ROWS_ALL = ROW_TILES * Layer::GROUPS, TOGETHER = ROWS_ALL > 1 ? 16 : 1;
+    const unsigned block = ptx::block(), band = block / (TOGETHER * ROWS_ALL) * TOGETHER;
+    const unsigned left = of_image * static_cast<unsigned>(call.batch) - band, width = left < TOGETHER ? left : TOGETHER;
+    const unsigned inner = block % (TOGETHER * ROWS_ALL), tile = band + inner % width, row_tile = inner / width;
+    Place at;
+    at.row_tile = static_cast<int>(row_tile % ROW_TILES);
+    at.group = static_cast<int>(row_tile / ROW_TILES);
+    at.channel = at.row_tile / PHASE_TILES * TILE_CHANNELS;
+    at.phase = at.row_tile % PHASE_TILES * ROWS;
+    at.image = tile / of_image;
+    at.position = first + static_cast<long long>(tile % of_image) * POSITIONS;
     return at;
   }
 
