@@ -45,6 +45,13 @@ __device__ __forceinline__ int kernel_index(int phase, int tap) {
   return reach % Layer::STEP == 0 && reach / Layer::STEP < Layer::K ? reach / Layer::STEP : Layer::K;
 }
 
+// Samples from one segment in shared memory to the next: whole 16 bytes, and room for a segment's own start.
+template <class Element>
+__host__ __device__ constexpr int segment_pitch(int samples) {
+  constexpr int VECTOR = 16 / sizeof(Element);
+  return (samples + VECTOR - 1) / VECTOR * VECTOR + VECTOR;
+}
+
 // A tile's outputs as segments of adjacent samples of y: one for each channel, of all positions (Shape::WHOLE), or one for
 // each position, of some phases of one channel. In shared memory a segment starts as far past 16 bytes as in y, so that
 // it leaves in 16-byte stores.
@@ -56,7 +63,7 @@ struct Segments {
   using Element = typename Layer::Storage::Element;
 
   static constexpr int VECTOR = 16 / sizeof(Element);  // samples of a 16-byte store
-  static constexpr int PITCH = (Shape::SEGMENT + VECTOR - 1) / VECTOR * VECTOR + VECTOR;  // room for a row's own start
+  static constexpr int PITCH = segment_pitch<Element>(Shape::SEGMENT);
   static constexpr int BYTES = Shape::SEGMENTS * PITCH * sizeof(Element);
 
   const Call& call;

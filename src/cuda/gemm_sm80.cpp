@@ -42,7 +42,8 @@ struct Shape : Gemm {
   std::int64_t fragments = 0;  // of 16 rows, of a group
 
   explicit Shape(const Problem& p) : Gemm(p), band(band_of(*this)) {
-    steps_all = ceil_div(c_in, std::int64_t{8 * 4} / element_bytes);
+    constexpr std::int64_t kStepBytes = 32;
+    steps_all = ceil_div(c_in, kStepBytes / element_bytes);
     fragments = ceil_div(c_out, band.channels) * (band.rows / 16);
   }
   [[nodiscard]] bool whole(int rows) const { return rows % band.rows == 0; }
@@ -94,7 +95,7 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   const Shape shape(p);
   const Cut cut(p, shape, s);
   const std::int64_t pitch = (cut.window + 7) / 16 * 16 + 8;
-  const std::int64_t stages = s.stages * 8 * cut.steps * pitch * 4 + s.weight_stages * cut.entry_bytes;
+  const std::int64_t stages = std::int64_t{s.stages} * 8 * cut.steps * pitch * 4 + s.weight_stages * cut.entry_bytes;
   const std::int64_t vector = 16 / shape.element_bytes;
   const bool whole = shape.whole(s.rows);
   const bool exact = shape.band.rows == shape.band.channels * shape.live;
