@@ -92,7 +92,7 @@ struct GemmSm90 {
   struct OutShape {
     static constexpr bool WHOLE = GemmSm90::WHOLE;
     static constexpr int SEGMENT = GemmSm90::SEGMENT, SEGMENTS = GemmSm90::SEGMENTS, THREADS = 128;
-    static constexpr int UNROLL = MOVE_REGISTERS ? 1 : 4, UNROLL_INSIDE = PITCH;
+    static constexpr int UNROLL = Schedule::TILES * ROWS > (SIZE == 4 ? 128 : 112) ? 1 : 4, UNROLL_INSIDE = PITCH;
   };
   using Out = Segments<Layer, OutShape>;
 
