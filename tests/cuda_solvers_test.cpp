@@ -83,8 +83,7 @@ TEST_P(Catalogue, CompilesOnMmaSyncWithoutSpills) {
   EXPECT_GE(sources.size(), 10u);
 }
 
-INSTANTIATE_TEST_SUITE_P(Arithmetics, Catalogue,
-                         testing::Values(Arithmetic::tf32, Arithmetic::f16, Arithmetic::bf16, Arithmetic::f32),
+INSTANTIATE_TEST_SUITE_P(Arithmetics, Catalogue, testing::Values(Arithmetic::tf32, Arithmetic::f16, Arithmetic::f32),
                          [](const auto& arithmetic) { return std::string(name(arithmetic.param)); });
 
 TEST(GemmSm80, RefusesWithItsReason) {

@@ -133,15 +133,17 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
   const auto add = [&](int rows, int positions, int warpgroups) {
     Schedule s{.positions = positions, .rows = rows, .warpgroups = warpgroups};
     s.stages = Cut(p, shape, s).chunks == 1 ? 1 : 2;
-    // As many blocks as should share an SM, then as many entries of weights on their way as fit beside them.
+    // As many blocks as should share an SM, then as many entries of weights on their way as fit beside them. Few
+    // positions leave few blocks, which have nothing to wait for but weights.
+    const bool few = positions < 128;
     const auto fits = [&](int weight_stages, int blocks) {
       s.weight_stages = weight_stages;
       const double bytes = static_cast<double>(shared_bytes(p, s));
       return bytes <= target.smem_per_block.value &&
              blocks * (bytes + target.smem_reserved.value) <= target.smem_per_sm.value;
     };
-    for (int blocks = blocks_per_sm(p, s); blocks >= 1; --blocks) {
-      for (const int weight_stages : {4, 3, 2}) {
+    for (int blocks = few ? 2 : blocks_per_sm(p, s); blocks >= 1; --blocks) {
+      for (int weight_stages = few ? 8 : 4; weight_stages >= 2; --weight_stages) {
         if (!fits(weight_stages, blocks)) continue;
         all.push_back(s);
         return;
@@ -236,9 +238,11 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   const double issue = kIssue * outputs / 32 / 4;
   const double busy = std::max(flops / rate, wavefronts) + issue;
 
-  constexpr double kTile = 2500;  // cycles: the first chunk's way into shared memory, and the outputs' way out
-  constexpr double kEntry = 150;  // likewise: a barrier, and the first fragments
-  const double alone = busy + kTile + kEntry * static_cast<double>(cut.entries);
+  constexpr double kTile = 2500;    // cycles: the first chunk's way into shared memory, and the outputs' way out
+  constexpr double kEntry = 150;    // likewise: a barrier, and the first fragments
+  constexpr double kWeights = 800;  // from L2; a ring of entries hides its part of them
+  const double entry = std::max(kEntry, kWeights / (s.weight_stages - 1));
+  const double alone = busy + kTile + entry * static_cast<double>(cut.entries);
 
   const double each = std::ceil(static_cast<double>(tiles(workload, s)) / sms);  // tiles of the fullest SM
   const double room =
