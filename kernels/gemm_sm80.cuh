@@ -61,7 +61,6 @@ struct GemmSm80 {
   static constexpr int PHASE_TILES = WHOLE ? 1 : (Layer::LIVE + ROWS - 1) / ROWS;
   static constexpr int TILE_CHANNELS = WHOLE ? ROWS / Schedule::BAND * Schedule::BAND_CHANNELS : 1;
   static constexpr int ROW_TILES = (Layer::C_OUT + TILE_CHANNELS - 1) / TILE_CHANNELS * PHASE_TILES;
-  static constexpr int W_ENTRIES = CHUNKS * Layer::TAPS;  // of a row tile
   static constexpr int W_STAGES = Schedule::W_STAGES;
   // In units of 16 bytes, a lane's part of a fragment.
   static constexpr int FRAGMENT_UNITS = 32 * PLANES;
