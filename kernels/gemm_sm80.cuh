@@ -437,7 +437,7 @@ struct GemmSm80 {
   // --- weights ----------------------------------------------------------------------------------
 
   // packed[group][step][tap][fragment][plane][lane], 16 bytes each: the four words of A that the lane holds; zero where a
-  // phase lacks the tap, and in channels, phases and rows that are none. The same for every tile. One thread a unit of all planes.
+  // phase lacks the tap, and in channels, phases and rows that are none. The same for every tile. One thread a unit, all planes.
   static constexpr long long PACK_UNITS = 32ll * Layer::GROUPS * STEPS_ALL * Layer::TAPS * FRAGMENTS;
   static constexpr long long PACKED_BYTES = PACK_UNITS * PLANES * 16;
 
