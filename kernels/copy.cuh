@@ -15,6 +15,13 @@ __device__ __forceinline__ void copy_async(unsigned to, const void* from, bool p
   }
 }
 
+// Ends a group of this thread's copies, which may be empty.
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Until all but the last PENDING groups have arrived.
+template <int PENDING>
+__device__ __forceinline__ void wait_groups() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
 __device__ __forceinline__ void wait_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 }  // namespace tconv

@@ -15,37 +15,11 @@
 
 #include "activation.cuh"
 #include "call.h"
-#include "element.cuh"
+#include "gemm.cuh"
 #include "ptx.cuh"
 #include "wgmma.cuh"
 
 namespace tconv {
-
-// How a data type is stored, multiplied and rounded. TERMS 3: value = hi + lo, both TF32; hi*hi + hi*lo + lo*hi.
-struct AsTf32 {
-  using Element = float;
-  static constexpr ptx::Operand OPERAND = ptx::Operand::tf32;
-  static constexpr int TERMS = 1;
-};
-struct AsF32 {
-  using Element = float;
-  static constexpr ptx::Operand OPERAND = ptx::Operand::tf32;
-  static constexpr int TERMS = 3;
-};
-struct AsF16 {
-  using Element = unsigned short;
-  static constexpr ptx::Operand OPERAND = ptx::Operand::f16;
-  static constexpr int TERMS = 1;
-  __device__ static float load(Element e) { return tconv::Element<F16>::widen({e}); }
-  __device__ static Element round(float v) { return tconv::Element<F16>::narrow(v).bits; }
-};
-struct AsBf16 {
-  using Element = unsigned short;
-  static constexpr ptx::Operand OPERAND = ptx::Operand::bf16;
-  static constexpr int TERMS = 1;
-  __device__ static float load(Element e) { return tconv::Element<Bf16>::widen({e}); }
-  __device__ static Element round(float v) { return tconv::Element<Bf16>::narrow(v).bits; }
-};
 
 template <class Layer, class Schedule>
 struct GemmSm90 {
@@ -93,10 +67,8 @@ struct GemmSm90 {
 
   // Output of a consumer group: a segment of samples for each channel (WHOLE), or for each position. Long segments are what
   // DRAM writes fastest, so all positions at once, and a part of the channels at a time where shared memory is short.
-  static constexpr int VECTOR = 16 / SIZE;  // samples of a 16-byte store
   static constexpr int SEGMENT = WHOLE ? GROUP_POSITIONS * Layer::STRIDE : TILE_PHASES * Layer::GAP;
-  static constexpr int PITCH = (SEGMENT + VECTOR - 1) / VECTOR * VECTOR + VECTOR;  // room for a row's own start
-  static constexpr int GRANULES = PITCH / VECTOR;
+  static constexpr int PITCH = segment_pitch<Element>(SEGMENT);
   static constexpr int parts_from(int parts) {
     const bool splits = WHOLE && TILE_CHANNELS * Layer::LIVE == ROWS && ROWS % (16 * parts) == 0 &&
                         TILE_CHANNELS % (2 * parts) == 0;
@@ -126,6 +98,13 @@ struct GemmSm90 {
   // 16-bit samples take more arithmetic on their way out than 32-bit ones.
   static constexpr int CONSUMER_REGISTERS = SIZE == 4 ? 184 : 192, PRODUCER_REGISTERS = 256 - CONSUMER_REGISTERS;
   static_assert(CONSUMERS <= 2 && PRODUCERS == 8, "512 threads of 128 registers: half of them consumers");
+
+  struct OutShape {
+    static constexpr bool WHOLE = GemmSm90::WHOLE;
+    static constexpr int SEGMENT = GemmSm90::SEGMENT, SEGMENTS = GemmSm90::SEGMENTS, THREADS = 128;
+    static constexpr int UNROLL = Schedule::TILES * ROWS > (SIZE == 4 ? 128 : 112) ? 1 : 4, UNROLL_INSIDE = PITCH;
+  };
+  using Out = Segments<Layer, OutShape>;
 
   static_assert(ROWS % 8 == 0 && W_PLANE % 256 == 0, "a swizzle repeats every 8 rows");
   static_assert(W_PLANE % 1024 == 0 || ROW_BYTES < 128, "a 128-byte swizzle repeats every 1024 bytes");
@@ -261,7 +240,7 @@ struct GemmSm90 {
     if constexpr (SIZE == 4)
       return __float_as_uint(before<Layer>(__uint_as_float(bits), alpha));
     else
-      return round(before<Layer>(load(static_cast<Element>(bits)), alpha));
+      return Storage::round(before<Layer>(Storage::load(static_cast<Element>(bits)), alpha));
   }
   // What is absent is zero and stays it by every formula; an alpha that is no number would not let it. The ends of x lie at even
   // rows: one load's samples are there together.
@@ -320,11 +299,6 @@ struct GemmSm90 {
   __device__ bool pairs() const {
     return call.x_stride_t == 1 && reinterpret_cast<unsigned long long>(call.x) % (2 * SIZE) == 0 &&
            (call.length | call.x_stride_b | call.x_stride_c) % 2 == 0;
-  }
-
-  // value - hi in TF32; nothing where hi is infinite or NaN.
-  __device__ static unsigned low_part(float value, unsigned hi) {
-    return (hi & 0x7F800000) == 0x7F800000 ? 0u : ptx::to_tf32(value - __uint_as_float(hi));
   }
 
   template <int WIDTH>
@@ -528,19 +502,6 @@ struct GemmSm90 {
 
   // --- epilogue ---------------------------------------------------------------------------------
 
-  // Where segment `segment` of the 64 positions from `position` starts: sample and address.
-  __device__ Element* segment_start(const Tile& tile, long long position, int segment, long long& time) const {
-    const int channel_tile = WHOLE ? tile.row_tile : tile.row_tile / PHASE_TILES;
-    const int phase = WHOLE ? 0 : tile.row_tile % PHASE_TILES * TILE_PHASES;
-    const long long channel =
-        static_cast<long long>(tile.group) * Layer::C_OUT + channel_tile * TILE_CHANNELS + (WHOLE ? segment : 0);
-    time = (position + (WHOLE ? 0 : segment)) * Layer::STRIDE + phase * Layer::GAP - Layer::PADDING;
-    return static_cast<Element*>(call.y) + tile.image * call.y_stride_b + channel * call.y_stride_c + time;
-  }
-  __device__ static int misalignment(const Element* address) {
-    return static_cast<int>(reinterpret_cast<unsigned long long>(address) / SIZE % VECTOR);
-  }
-
   __device__ void store(const Accumulators& acc, const Tile& tile, int group, int thread) const {
     char* const out = shared_pointer(OUT_AT + group * OUT_BYTES);
     Element* const buffer = reinterpret_cast<Element*>(out);
@@ -551,11 +512,11 @@ struct GemmSm90 {
     const Element* const bias =
         Layer::BIAS ? static_cast<const Element*>(call.bias) + tile.group * Layer::C_OUT + channel0 : nullptr;
     const long long position = tile.position + group * GROUP_POSITIONS;
-    long long unused;
-    const int base = misalignment(segment_start(tile, position, 0, unused));
+    Out segments{call, tile.image, static_cast<long long>(tile.group) * Layer::C_OUT + channel0, phase0, position};
+    const int base = segments.first_shift();
     // Where one channel is one row, the eight rows of a block of registers start alike from block to block.
     const int row0 = lane % 4 * 2;
-    const int shift0 = start_shift(base, row0), shift1 = start_shift(base, row0 + 1);
+    const int shift0 = segments.shift(base, row0), shift1 = segments.shift(base, row0 + 1);
 #pragma unroll
     for (int part = 0; part < PARTS; ++part) {
       ptx::barrier(1 + group, 128);
@@ -569,23 +530,29 @@ struct GemmSm90 {
             (Layer::C_OUT % TILE_CHANNELS != 0 && channel0 + channel >= Layer::C_OUT) ||
             (Layer::LIVE % TILE_PHASES != 0 && phase0 + phase >= Layer::LIVE))
           continue;
-        const float b = Layer::BIAS ? load(bias[channel]) : 0.0f;
+        const float b = Layer::BIAS ? Storage::load(bias[channel]) : 0.0f;
         const float alpha = alpha_after<Layer, float>(call.y_alpha, tile.group * Layer::C_OUT + channel0 + channel);
-        const Element dead = round(after<Layer>(b, alpha));
+        const Element dead = Storage::round(after<Layer>(b, alpha));
 #pragma unroll
         for (int t = 0; t < Schedule::TILES; ++t) {
           const int q = t * 64 + warp * 16 + j / 2 % 2 * 8 + lane / 4;
-          const int shift = Layer::LIVE == 1 && WHOLE ? (j % 2 == 0 ? shift0 : shift1) : start_shift(base, WHOLE ? channel : q);
+          const int shift = Layer::LIVE == 1 && WHOLE ? (j % 2 == 0 ? shift0 : shift1) : segments.shift(base, WHOLE ? channel : q);
           Element* const to = buffer + shift + phase * Layer::GAP +
                               (WHOLE ? (channel - part * PART_CHANNELS) * PITCH + q * Layer::STRIDE : q * PITCH);
-          *to = round(after<Layer>(acc[t][j] + b, alpha));
+          *to = Storage::round(after<Layer>(acc[t][j] + b, alpha));
           // Dead phases: the samples up to the next live one.
 #pragma unroll
           for (int e = 1; e < Layer::GAP; ++e) to[e] = dead;
         }
       }
       ptx::barrier(1 + group, 128);
-      write_segments(buffer, tile, position, channel0, part * PART_CHANNELS, phase0, thread);
+      int count = SEGMENTS;
+      if (WHOLE && Layer::C_OUT % TILE_CHANNELS != 0) {
+        const int rest = Layer::C_OUT - channel0 - part * PART_CHANNELS;
+        count = rest < count ? rest : count;
+      }
+      segments.write(buffer, count, thread);
+      if (WHOLE) segments.channel += PART_CHANNELS;
     }
   }
 
@@ -639,84 +606,15 @@ struct GemmSm90 {
             phase0 + sample(i) / Layer::GAP >= Layer::LIVE || t0 + time < 0 || t0 + time >= call.out_length)
           continue;
         const long long of = first_channel + channel(i);
-        const float b = Layer::BIAS ? load(static_cast<const Element*>(call.bias)[of]) : 0.0f;
+        const float b = Layer::BIAS ? Storage::load(static_cast<const Element*>(call.bias)[of]) : 0.0f;
         y[channel(i) * call.y_stride_c + time] =
-            round(after<Layer>(sum[i] + b, alpha_after<Layer, float>(call.y_alpha, of)));
+            Storage::round(after<Layer>(sum[i] + b, alpha_after<Layer, float>(call.y_alpha, of)));
       }
     }
     __syncwarp();
     if (lane < SPLITS) ptx::mbarrier_arrive_of_block(ptx::of_block(sums_empty(group), lane));
   }
 
-  // A part of the segments, from shared memory to y: whole 16-byte granules, and one by one what is left at either end.
-  // `part0`: the channel of the tile that the first segment is. A thread serves every eighth segment, whose starts agree
-  // modulo 16 bytes, so it has one alignment for all of them.
-  __device__ void write_segments(const Element* buffer, const Tile& tile, long long position, int channel0,
-                                 int part0, int phase0, int thread) const {
-    constexpr int LANES = 16, STEP_SEGMENTS = 128 / LANES;
-    static_assert(STEP_SEGMENTS % VECTOR == 0, "eight segments further, the alignment is the same");
-    const int lane = thread % LANES, first = thread / LANES;
-    int segments = SEGMENTS;
-    if (WHOLE && Layer::C_OUT % TILE_CHANNELS != 0) {
-      const int rest = Layer::C_OUT - channel0 - part0;
-      segments = rest < segments ? rest : segments;
-    }
-    Span span = span_of(tile, position, part0 + first, phase0);
-    const Element* row = buffer + first * PITCH + span.shift;
-#pragma unroll(Schedule::TILES * ROWS > (SIZE == 4 ? 128 : 112) ? 1 : 4)
-    for (int segment = first; segment < segments; segment += STEP_SEGMENTS) {
-      if (!WHOLE) span = span_of(tile, position, segment, phase0);
-#pragma unroll
-      for (int granule = 0; granule < GRANULES - 1; granule += LANES) {
-        const int at = (granule + lane) * VECTOR + (VECTOR - span.shift) % VECTOR;
-        if (at >= span.low && at + VECTOR <= span.high)
-          *reinterpret_cast<uint4*>(span.to + at) = *reinterpret_cast<const uint4*>(row + at);
-      }
-      const int head = span.low + (VECTOR - (span.shift + span.low) % VECTOR) % VECTOR;
-      const int tail = span.high - (span.shift + span.high) % VECTOR;
-      // Lanes of the first half: before the first granule; of the second: after the last.
-      const int end = lane < LANES / 2 ? span.low + lane : (tail > head ? tail : head) + lane - LANES / 2;
-      if (end < (lane < LANES / 2 && head < span.high ? head : span.high)) span.to[end] = row[end];
-      row += STEP_SEGMENTS * PITCH;
-      if (WHOLE) span.to += STEP_SEGMENTS * call.y_stride_c;
-    }
-  }
-
-  // The part of a segment that is in y: samples [low, high) of those from `to`, which starts `shift` samples past 16 bytes.
-  struct Span {
-    Element* to;
-    int shift, low, high;
-  };
-  __device__ Span span_of(const Tile& tile, long long position, int segment, int phase0) const {
-    long long time;
-    Span span;
-    span.to = segment_start(tile, position, segment, time);
-    span.shift = misalignment(span.to);
-    int length = SEGMENT;
-    if (!WHOLE && Layer::LIVE % TILE_PHASES != 0) {
-      const int rest = (Layer::LIVE - phase0) * Layer::GAP;
-      length = rest < length ? rest : length;
-    }
-    const long long left = call.out_length - time;
-    span.low = time < 0 ? static_cast<int>(-time < length ? -time : length) : 0;
-    span.high = left < length ? static_cast<int>(left > span.low ? left : span.low) : length;
-    return span;
-  }
-
-  // The start of segment `segment` modulo 16 bytes, from that of segment 0: starts differ by a multiple of the pitch of y.
-  __device__ int start_shift(int base, int segment) const {
-    const unsigned step = WHOLE ? static_cast<unsigned>(call.y_stride_c) : static_cast<unsigned>(Layer::STRIDE);
-    return (base + segment * step) % VECTOR;
-  }
-
-  __device__ static float load(Element e) {
-    if constexpr (SIZE == 4) return e;
-    else return Storage::load(e);
-  }
-  __device__ static Element round(float v) {
-    if constexpr (SIZE == 4) return v;
-    else return Storage::round(v);
-  }
   __device__ char* shared_pointer(int offset) const {
     extern __shared__ char memory[];
     return memory + (shared - ptx::shared_address(memory)) + offset;
@@ -782,9 +680,7 @@ struct GemmSm90 {
     const int channel = (WHOLE ? row_tile : row_tile / PHASE_TILES) * TILE_CHANNELS + (WHOLE ? row / Layer::LIVE : 0);
     const int phase = WHOLE ? row % Layer::LIVE : row_tile % PHASE_TILES * TILE_PHASES + row;
     const bool real_row = channel < Layer::C_OUT && phase < Layer::LIVE && row < TILE_CHANNELS * TILE_PHASES;
-    // The kernel index of this tap of the phase, where the phase has it.
-    const int reach = phase + tap * (Layer::JUMP * Layer::LIVE);
-    const int k = reach % Layer::STEP == 0 ? reach / Layer::STEP : Layer::K;
+    const int k = kernel_index<Layer>(phase, tap);
     const Element* const w = static_cast<const Element*>(call.w);
     unsigned short half[8];
     unsigned hi[4], lo[4];

@@ -3,6 +3,9 @@
 
 namespace tconv::ptx {
 
+// What the matrix units multiply; sums are f32.
+enum class Operand { tf32, f16, bf16 };
+
 __device__ __forceinline__ unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
@@ -136,6 +139,21 @@ __device__ __forceinline__ unsigned to_tf32(float value) {
   unsigned bits;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
   return bits;
+}
+
+// --- indices ------------------------------------------------------------------------------------
+
+// Those of this thread and block, read anew: what depends on them stays where it is written, and takes no registers
+// elsewhere.
+__device__ __forceinline__ int thread() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+__device__ __forceinline__ unsigned block() {
+  unsigned index;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index));
+  return index;
 }
 
 }  // namespace tconv::ptx

@@ -6,8 +6,6 @@
 
 namespace tconv::ptx {
 
-enum class Operand { tf32, f16, bf16 };
-
 // An operand tile in shared memory, rows of ROW_BYTES (32, 64 or 128) swizzled by as many bytes. `address` may be any row,
 // not only the first of a repetition: the hardware swizzles by address bits.
 template <int ROW_BYTES>

@@ -3,12 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <set>
 #include <string>
 #include <string_view>
 
 #include "cuda/compile.hpp"
 #include "cuda/plan.hpp"
 #include "cuda/solver.hpp"
+#include "problem/catalogue.hpp"
 #include "problem/grammar.hpp"
 #include "util/error.hpp"
 
@@ -87,6 +89,74 @@ TEST_P(Solvers, ActivationsDoNotSpill) {
 
 INSTANTIATE_TEST_SUITE_P(Targets, Solvers, testing::Values("a100", "rtx3090", "rtx4090", "h100", "b200", "rtx5090"),
                          [](const auto& target) { return std::string(target.param); });
+
+// Every kernel that an RTX 4090 can get from gemm_sm80 for a layer of the catalogue: most architectures share that
+// path.
+class Catalogue : public testing::TestWithParam<Arithmetic> {};
+
+TEST_P(Catalogue, CompilesOnMmaSyncWithoutSpills) {
+  const Target& target = *find_target("rtx4090");
+  std::set<std::string> sources;
+  for (const CatalogueEntry& entry : catalogue()) {
+    Problem problem = entry.workload.problem;
+    problem.arithmetic = GetParam();
+    if (kGemmSm80.refuse(problem, target)) continue;
+    for (const Schedule& schedule : kGemmSm80.schedules(problem, target)) {
+      const std::string source = kGemmSm80.source(problem, target, schedule);
+      if (!sources.insert(source).second) continue;
+      Cubin cubin;
+      try {
+        cubin = compile(source, architecture_of(target.sm));
+      } catch (const Error& error) {
+        if (error.exit() == Exit::no_device) GTEST_SKIP() << error.what();
+        throw;
+      }
+      EXPECT_EQ(cubin.spill_bytes, 0) << entry.name << ", " << schedule.rows << " x " << schedule.positions;
+      EXPECT_EQ(cubin.stack_bytes, 0) << entry.name << ", " << schedule.rows << " x " << schedule.positions;
+    }
+  }
+  EXPECT_GE(sources.size(), 10u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Arithmetics, Catalogue, testing::Values(Arithmetic::tf32, Arithmetic::f16, Arithmetic::f32),
+                         [](const auto& arithmetic) { return std::string(name(arithmetic.param)); });
+
+TEST(GemmSm80, RefusesWithItsReason) {
+  const auto why = [](const char* word, const char* target) {
+    return kGemmSm80.refuse(parse_workload(word).problem, *find_target(target)).value_or("");
+  };
+  for (const char* target : {"a100", "rtx3090", "rtx4090", "h100", "b200", "rtx5090"}) {
+    EXPECT_EQ(why("i32_o64_l100_k3_s2_p1_d2_tf32", target), "") << target;
+    EXPECT_EQ(why("i32_o64_l100_k3_f32", target), "") << target;  // 96 products
+    EXPECT_NE(why("i33_o64_l100_k3_f32", target), "") << target;
+    EXPECT_NE(why("i32_o64_l100_k3_f64", target), "") << target;
+    EXPECT_NE(why("i4_o64_l100_k3_tf32", target), "") << target;
+  }
+  // A window of 4000 samples, or an output of 4000 for each position, is more than a block's shared memory.
+  EXPECT_NE(why("i32_o64_l9000_k4000_tf32", "rtx4090"), "");
+  EXPECT_NE(why("i32_o64_l100_k2_s4000_d4000_tf32", "rtx4090"), "");
+}
+
+// Tiles of different heights read the same packed weights, and blocks fit side by side as the kernel's bounds ask.
+TEST(GemmSm80, SchedulesShareTheirImageAndFit) {
+  for (const char* target_name : {"a100", "rtx4090", "h100"}) {
+    const Target& target = *find_target(target_name);
+    for (const char* word : {"i512_o256_l4096_k16_s8_p4_f16", "i32_o64_l4096_k3_s2_p1_d2_tf32",
+                             "i40_o24_l4096_k10_s5_tf32", "i1026_o1_l4096_k1024_s256_f16", "i16_o8_l4096_k4_s2_f32"}) {
+      const Workload workload = parse_workload(word);
+      const auto schedules = kGemmSm80.schedules(workload.problem, target);
+      EXPECT_GE(schedules.size(), 2u) << word;
+      for (const Schedule& schedule : schedules) {
+        EXPECT_EQ(kGemmSm80.packed_bytes(workload.problem, schedule),
+                  kGemmSm80.packed_bytes(workload.problem, schedules.front()))
+            << word;
+        const Launch launch = kGemmSm80.launch(workload, target, schedule);
+        EXPECT_LE(launch.shared_bytes, target.smem_per_block.value) << word;
+        EXPECT_GE(occupancy(target, 128, launch.shared_bytes, launch.threads).blocks_per_sm, 2) << word;
+      }
+    }
+  }
+}
 
 TEST(GemmSm90, RefusesWithItsReason) {
   const Target& h100 = *find_target("h100");

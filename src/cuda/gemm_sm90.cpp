@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cuda/gemm.hpp"
 #include "cuda/layer.hpp"
 #include "cuda/solver.hpp"
 #include "problem/phases.hpp"
@@ -11,32 +12,16 @@ namespace tconv::cuda {
 namespace {
 
 // Figures of kernels/gemm_sm90.cuh's GemmSm90, by the same formulas; the kernel asserts the sizes it is launched with.
-struct Shape {
-  std::int64_t c_in = 0, c_out = 0, groups = 0;  // channels of one group
-  std::int64_t live = 0, gap = 0, taps = 0, jump = 0;
-  int element_bytes = 0, planes = 1, terms = 1;
+struct Shape : Gemm {
   std::int64_t row_bytes = 0, chunk = 0, chunks = 0, steps = 0;
 
-  explicit Shape(const Problem& p)
-      : c_in(p.c_in / p.groups),
-        c_out(p.c_out / p.groups),
-        groups(p.groups),
-        element_bytes(bytes_per_element(p.arithmetic)) {
-    const Phases phases(p);
-    gap = phases.gcd();
-    live = p.stride / gap;
-    // One phase: its own taps. Several: every offset of the window, which is what they need where the dilation is 1;
-    // the weights of a phase that lacks one are zero.
-    taps = live == 1 ? p.kernel : -phases.min_offset() + 1;
-    jump = live == 1 ? p.dilation / gap : 1;
-    if (p.arithmetic == Arithmetic::f32) planes = 2, terms = 3;
+  explicit Shape(const Problem& p) : Gemm(p) {
     const std::int64_t step = 32 / element_bytes;
     steps = ceil_div(c_in, step);
     row_bytes = steps == 1 ? 32 : steps == 2 ? 64 : 128;
     chunk = row_bytes / element_bytes;
     chunks = ceil_div(c_in, chunk);
   }
-  [[nodiscard]] std::int64_t rows() const { return c_out * live; }
   [[nodiscard]] std::int64_t tile_channels(const Schedule& s) const { return live <= s.rows ? s.rows / live : 1; }
   [[nodiscard]] std::int64_t row_tiles(const Schedule& s) const {
     return live <= s.rows ? ceil_div(c_out, tile_channels(s)) : c_out * ceil_div(live, s.rows);
@@ -79,22 +64,8 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
 
 std::optional<std::string> refuse(const Problem& p, const Target& target) {
   if (target.sm != 90) return fmt::format("wgmma is an instruction of compute capability 9.0, not {}", target.sm);
-  if (p.arithmetic == Arithmetic::f64 || p.arithmetic == Arithmetic::i32)
-    return fmt::format("wgmma multiplies tf32, f16 and bf16, not {}", name(p.arithmetic));
-  if (auto why = too_large_for_int(p)) return why;
+  if (auto why = refuse_gemm(p, "wgmma")) return why;
   const Shape shape(p);
-  if (shape.c_in < 8) return fmt::format("{} input channels a group leave most of the matrix unit idle", shape.c_in);
-  if (shape.rows() < 4)
-    return fmt::format("{} rows (output channels x live phases) leave most of it idle", shape.rows());
-  const Phases phases(p);
-  // The matrix unit cuts its sums off instead of rounding them, so the error grows with their length: measured against
-  // float64 on an NVIDIA H100, 2.0 times cuDNN's after 96 products, 2.7 after 160, 4.3 after 384.
-  constexpr std::int64_t kExactProducts = 96;
-  const std::int64_t products = shape.c_in * phases.max_taps();
-  if (p.arithmetic == Arithmetic::f32 && products > kExactProducts)
-    return fmt::format("a sum of {} products in three TF32 terms errs more than twice as far as one in f32", products);
-  if (shape.live > 1 && shape.taps > 2 * phases.max_taps() + 1)
-    return fmt::format("its phases read {} offsets but at most {} each", shape.taps, phases.max_taps());
   if (shape.weight_entries() * shape.row_tiles({.rows = 128}) * shape.weight_bytes({.rows = 128}) >= (1ll << 31))
     return "the packed weights of a group are above 2^31 bytes, and its offsets are 32-bit";
   return std::nullopt;
@@ -163,18 +134,8 @@ std::int64_t packed_bytes(const Problem& p, const Schedule& s) {
 std::string source(const Layer& layer, const Target&, const Schedule& s) {
   const Problem& p = layer.problem;
   const Shape shape(p);
-  const char* storage = p.arithmetic == Arithmetic::f32    ? "AsF32"
-                        : p.arithmetic == Arithmetic::tf32 ? "AsTf32"
-                        : p.arithmetic == Arithmetic::f16  ? "AsF16"
-                                                           : "AsBf16";
   return fmt::format(
-      "#include \"gemm_sm90.cuh\"\n\n"
-      "struct Layer {{\n"
-      "  using Storage = tconv::{};\n"
-      "  static constexpr int C_IN = {}, C_OUT = {}, GROUPS = {}, K = {}, STRIDE = {}, PADDING = {};\n"
-      "  static constexpr int GAP = {}, LIVE = {}, STEP = {}, TAPS = {}, JUMP = {};\n"
-      "  static constexpr bool BIAS = {};\n{}"
-      "}};\n\n"
+      "#include \"gemm_sm90.cuh\"\n\n{}"
       "struct Schedule {{\n"
       "  static constexpr int ROWS = {}, TILES = {}, CONSUMERS = {}, X_STAGES = {}, W_STAGES = {}, SPLITS = {};\n"
       "}};\n\n"
@@ -186,10 +147,8 @@ std::string source(const Layer& layer, const Target&, const Schedule& s) {
       "  Gemm::run(call);\n}}\n\n"
       "extern \"C\" __global__ void pack(const __grid_constant__ tconv::Pack call) {{\n"
       "  Gemm::pack(call);\n}}\n",
-      storage, shape.c_in, shape.c_out, shape.groups, p.kernel, p.stride, p.padding, shape.gap, shape.live,
-      p.dilation / shape.gap, shape.taps, shape.jump, p.bias, activation_constants(layer), s.rows,
-      s.positions / s.warpgroups / 64, s.warpgroups, s.stages, s.weight_stages, s.splits, shared_bytes(p, s),
-      threads(s), packed_bytes(p, s));
+      gemm_layer(layer), s.rows, s.positions / s.warpgroups / 64, s.warpgroups, s.stages, s.weight_stages, s.splits,
+      shared_bytes(p, s), threads(s), packed_bytes(p, s));
 }
 
 Launch pack_launch(const Problem& p, const Schedule& s) {

@@ -201,8 +201,8 @@ std::size_t fastest(const Solver& solver, const std::vector<Schedule>& schedules
 }
 
 bool same_image(const Solver& solver, const Problem& problem, const Schedule& a, const Schedule& b) {
-  return a.rows == b.rows && a.warpgroups == b.warpgroups &&
-         solver.packed_bytes(problem, a) == solver.packed_bytes(problem, b);
+  return solver.packed_bytes(problem, a) == solver.packed_bytes(problem, b) &&
+         (solver.one_image || (a.rows == b.rows && a.warpgroups == b.warpgroups));
 }
 
 struct Plan::State {

@@ -43,15 +43,17 @@ struct Solver {
   // The translation unit: constants and the entries `run(const __grid_constant__ Call)` and `pack(const
   // __grid_constant__ Pack)`. Only integers and names of our own tables enter the text.
   std::string (*source)(const Layer&, const Target&, const Schedule&);
-  // Schedules with the same rows, warpgroups and packed bytes read one image of the weights.
+  // Schedules with the same rows, warpgroups and packed bytes read one image of the weights; see also one_image.
   std::int64_t (*packed_bytes)(const Problem&, const Schedule&);
   Launch (*pack_launch)(const Problem&, const Schedule&);
   Launch (*launch)(const Workload&, const Target&, const Schedule&);
   // Predicted time of one call.
   double (*seconds)(const Workload&, const Target&, const Schedule&);
+  bool one_image = false;  // all schedules of a problem read the same packed weights
 };
 
 extern const Solver kGemmSm90;   // gemm_sm90.cpp: wgmma, every position tile staged once
+extern const Solver kGemmSm80;   // gemm_sm80.cpp: mma.sync, likewise, in 99 KB of shared memory
 extern const Solver kDepthwise;  // depthwise.cpp: one input channel a group
 extern const Solver kDirect;     // direct.cpp: anything, in IEEE arithmetic of the data's own type
 

@@ -1,0 +1,143 @@
+// What the kernels on the matrix units share: types, the kernel index of a row's tap, and the way of a tile into y.
+#pragma once
+
+#include "call.h"
+#include "element.cuh"
+#include "ptx.cuh"
+
+namespace tconv {
+
+// How a data type is stored, multiplied and rounded. TERMS 3: value = hi + lo, both TF32; hi*hi + hi*lo + lo*hi.
+struct AsTf32 {
+  using Element = float;
+  static constexpr ptx::Operand OPERAND = ptx::Operand::tf32;
+  static constexpr int TERMS = 1;
+  __device__ static float load(Element e) { return e; }
+  __device__ static Element round(float v) { return v; }
+};
+struct AsF32 : AsTf32 {
+  static constexpr int TERMS = 3;
+};
+struct AsF16 {
+  using Element = unsigned short;
+  static constexpr ptx::Operand OPERAND = ptx::Operand::f16;
+  static constexpr int TERMS = 1;
+  __device__ static float load(Element e) { return tconv::Element<F16>::widen({e}); }
+  __device__ static Element round(float v) { return tconv::Element<F16>::narrow(v).bits; }
+};
+struct AsBf16 {
+  using Element = unsigned short;
+  static constexpr ptx::Operand OPERAND = ptx::Operand::bf16;
+  static constexpr int TERMS = 1;
+  __device__ static float load(Element e) { return tconv::Element<Bf16>::widen({e}); }
+  __device__ static Element round(float v) { return tconv::Element<Bf16>::narrow(v).bits; }
+};
+
+// value - hi in TF32; nothing where hi is infinite or NaN.
+__device__ __forceinline__ unsigned low_part(float value, unsigned hi) {
+  return (hi & 0x7F800000) == 0x7F800000 ? 0u : ptx::to_tf32(value - __uint_as_float(hi));
+}
+
+// The kernel index of tap `tap` of a live phase; K where the phase has no such tap.
+template <class Layer>
+__device__ __forceinline__ int kernel_index(int phase, int tap) {
+  const int reach = phase + tap * (Layer::JUMP * Layer::LIVE);
+  return reach % Layer::STEP == 0 && reach / Layer::STEP < Layer::K ? reach / Layer::STEP : Layer::K;
+}
+
+// Samples from one segment in shared memory to the next: whole 16 bytes, and room for a segment's own start.
+template <class Element>
+__host__ __device__ constexpr int segment_pitch(int samples) {
+  constexpr int VECTOR = 16 / sizeof(Element);
+  return (samples + VECTOR - 1) / VECTOR * VECTOR + VECTOR;
+}
+
+// A tile's outputs as segments of adjacent samples of y: one for each channel, of all positions (Shape::WHOLE), or one for
+// each position, of some phases of one channel. In shared memory a segment starts as far past 16 bytes as in y, so that
+// it leaves in 16-byte stores.
+//
+// Shape: WHOLE; SEGMENT, samples of one; SEGMENTS; THREADS that write together; UNROLL of a thread's segments and
+// UNROLL_INSIDE of its 16 bytes of one.
+template <class Layer, class Shape>
+struct Segments {
+  using Element = typename Layer::Storage::Element;
+
+  static constexpr int VECTOR = 16 / sizeof(Element);  // samples of a 16-byte store
+  static constexpr int PITCH = segment_pitch<Element>(Shape::SEGMENT);
+  static constexpr int BYTES = Shape::SEGMENTS * PITCH * sizeof(Element);
+
+  const Call& call;
+  // Of the first output.
+  long long image, channel;  // channel of all groups
+  int phase;
+  long long position;
+
+  // Where segment `segment` starts: sample and address.
+  __device__ Element* start(int segment, long long& time) const {
+    time = (position + (Shape::WHOLE ? 0 : segment)) * Layer::STRIDE + phase * Layer::GAP - Layer::PADDING;
+    return static_cast<Element*>(call.y) + image * call.y_stride_b +
+           (channel + (Shape::WHOLE ? segment : 0)) * call.y_stride_c + time;
+  }
+  __device__ static int misalignment(const Element* address) {
+    return static_cast<int>(reinterpret_cast<unsigned long long>(address) / sizeof(Element) % VECTOR);
+  }
+  __device__ int first_shift() const {
+    long long unused;
+    return misalignment(start(0, unused));
+  }
+  // The start of segment `segment` modulo 16 bytes, from that of segment 0: starts differ by a multiple of the pitch of y.
+  __device__ int shift(int first, int segment) const {
+    const unsigned step = Shape::WHOLE ? static_cast<unsigned>(call.y_stride_c) : static_cast<unsigned>(Layer::STRIDE);
+    return (first + segment * step) % VECTOR;
+  }
+
+  // The part of a segment that is in y: samples [low, high) of those from `to`, which starts `shift` samples past 16 bytes.
+  struct Span {
+    Element* to;
+    int shift, low, high;
+  };
+  __device__ Span span(int segment) const {
+    long long time;
+    Span span;
+    span.to = start(segment, time);
+    span.shift = misalignment(span.to);
+    int length = Shape::SEGMENT;
+    if (!Shape::WHOLE && Layer::LIVE * Layer::GAP % Shape::SEGMENT != 0) {
+      const int rest = (Layer::LIVE - phase) * Layer::GAP;
+      length = rest < length ? rest : length;
+    }
+    const long long left = call.out_length - time;
+    span.low = time < 0 ? static_cast<int>(-time < length ? -time : length) : 0;
+    span.high = left < length ? static_cast<int>(left > span.low ? left : span.low) : length;
+    return span;
+  }
+
+  // The first `segments` from shared memory to y: whole 16-byte granules, and one by one what is left at either end. A
+  // thread serves every STEP-th segment, whose starts agree modulo 16 bytes, so it has one alignment for all of them.
+  __device__ void write(const Element* buffer, int segments, int thread) const {
+    constexpr int LANES = 16, STEP = Shape::THREADS / LANES;
+    static_assert(STEP % VECTOR == 0, "STEP segments further, the alignment is the same");
+    const int lane = thread % LANES, first = thread / LANES;
+    Span now = span(first);
+    const Element* row = buffer + first * PITCH + now.shift;
+#pragma unroll(Shape::UNROLL)
+    for (int segment = first; segment < segments; segment += STEP) {
+      if (!Shape::WHOLE) now = span(segment);
+#pragma unroll(Shape::UNROLL_INSIDE)
+      for (int granule = 0; granule < PITCH / VECTOR - 1; granule += LANES) {
+        const int at = (granule + lane) * VECTOR + (VECTOR - now.shift) % VECTOR;
+        if (at >= now.low && at + VECTOR <= now.high)
+          *reinterpret_cast<uint4*>(now.to + at) = *reinterpret_cast<const uint4*>(row + at);
+      }
+      const int head = now.low + (VECTOR - (now.shift + now.low) % VECTOR) % VECTOR;
+      const int tail = now.high - (now.shift + now.high) % VECTOR;
+      // Lanes of the first half: before the first granule; of the second: after the last.
+      const int end = lane < LANES / 2 ? now.low + lane : (tail > head ? tail : head) + lane - LANES / 2;
+      if (end < (lane < LANES / 2 && head < now.high ? head : now.high)) now.to[end] = row[end];
+      row += STEP * PITCH;
+      if (Shape::WHOLE) now.to += STEP * call.y_stride_c;
+    }
+  }
+};
+
+}  // namespace tconv
