@@ -10,8 +10,7 @@
 // another's products. Neighbouring blocks take neighbouring positions of the same rows.
 //
 // Layer:    C_IN, C_OUT (of one group), GROUPS, K, STRIDE, PADDING, GAP, LIVE, STEP, TAPS, JUMP, BIAS, Storage, and its
-//           activations (activation.cuh). Tap number t
-//           of every phase reads x[position - t * JUMP]; see src/cuda/gemm.hpp.
+//           activations (activation.cuh). Tap number t of every phase reads x[position - t * JUMP]; see src/cuda/gemm.hpp.
 // Schedule: ROWS x POSITIONS of a tile, WARP_ROWS x WARP_POSITIONS of a warp, STEPS (of 8 words) of a chunk, X_STAGES,
 //           W_STAGES; BAND rows hold BAND_CHANNELS channels with all their live phases, and rows that only pad.
 #pragma once
