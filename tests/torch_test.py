@@ -324,6 +324,40 @@ class Refusals(Case):
                 elif not theirs.weight.is_meta:  # else PyTorch's result is no result
                     torch.testing.assert_close(*results)
 
+    def test_inputs_of_modules(self):
+        """Rank, channels, dtype, device and type of what a replaced layer is called with."""
+        theirs = nn.ConvTranspose1d(4, 6, 3, stride=2)
+        ours = drop_in.ConvTranspose1d.from_module(theirs)
+        x = whole(2, 4, 5)
+        inputs = [x[0, 0], x[None], whole(), x[:, :3], x[0, :3], x[:, :, :0], x.double(), x.half(), x.long(), x.bool(),
+                  x.to(torch.complex64), x.to_sparse(), x.numpy(), x.tolist(), None]
+        for grad in (False, True):
+            for wrong in inputs:
+                with self.subTest(type=type(wrong), shape=getattr(wrong, "shape", None), grad=grad), \
+                        torch.set_grad_enabled(grad):
+                    refused = outcome(theirs, wrong)
+                    self.assertNotIsInstance(refused, torch.Tensor)
+                    self.assertEqual(outcome(ours, wrong), refused)
+                    torch.testing.assert_close(ours(x), theirs(x))
+
+    def test_device_that_the_library_cannot_open(self):
+        """Stood in for by a number that no machine has a GPU for; PyTorch, which could serve the call, does not."""
+        x, layer = whole(2, 4, 5), drop_in.ConvTranspose1d(4, 6, 3)
+        from tconv import _packed
+        plan = _packed.plan
+        _packed.plan = lambda *problem: plan(*problem[:-1], 63)
+        try:
+            for call in (lambda: layer(x), lambda: drop_in.conv_transpose1d(x, layer.weight), lambda: OPERATOR(x, layer.weight),
+                         torch.compile(layer, backend="aot_eager").__call__):
+                for grad in (False, True):
+                    with torch.set_grad_enabled(grad), self.assertRaisesRegex(drop_in.Error, "63|GPU|CUDA") as caught:
+                        call(*(x,) * (call.__name__ != "<lambda>"))
+                    self.assertIsInstance(caught.exception, RuntimeError)
+                    self.assertEqual(len(str(caught.exception).splitlines()), 1)
+        finally:
+            _packed.plan = plan
+        torch.testing.assert_close(layer(x), F.conv_transpose1d(x, layer.weight, layer.bias))
+
     def test_output_size(self):
         torch.manual_seed(3)
         theirs = nn.ConvTranspose1d(4, 6, 5, stride=3, padding=1, dilation=2)
@@ -856,6 +890,33 @@ class Replace(Case):
         handle.remove()
         self.assertFalse(model.old_norm._forward_hooks)
         torch.testing.assert_close(model(x).detach(), before)
+
+    def test_interrupted_anywhere(self):
+        """After each number of replaced layers, by what is no Exception."""
+        from tconv import _replace
+        own = _replace._class_for
+        for survived in range(len(self.REPLACED)):
+            model = self.generator()
+            before = [(type(m), dict(vars(m))) for m in model.modules()]
+            left = iter(range(survived))
+
+            def stops(*arguments):
+                if next(left, None) is None:
+                    raise KeyboardInterrupt
+                return own(*arguments)
+
+            _replace._class_for = stops
+            try:
+                with self.assertRaises(KeyboardInterrupt):
+                    drop_in.replace(model, fold_weight_norm=True)
+            finally:
+                _replace._class_for = own
+            self.assertEqual(next(left, None), None)
+            for module, (kind, members) in zip(model.modules(), before, strict=True):
+                self.assertIs(type(module), kind)
+                self.assertEqual(list(vars(module)), list(members))
+                for name, value in members.items():
+                    self.assertIs(vars(module)[name], value)
 
     def test_training_goes_on(self):
         torch.manual_seed(9)
