@@ -4,13 +4,14 @@
 
 Needs torch and libtconv.so (TCONV_LIBRARY, or build/release/libtconv.so). The generators are those of
 bench/generators.py: batch 1, no gradients. Both models have the same weights and take turns: a turn is 5 ms of rest, in
-which the other's threads fall asleep, and one call on the same input; results are medians over all turns, in ms for a
-second of audio. "fixed" is one length; "random" takes lengths between a half and one and a half of it, each for the first
-time, from a stream steps of one to four frames. "eager" is the model as it is, "compiled" the same under
-torch.compile(dynamic=True). On a GPU each call starts with a cold L2 and an idle GPU, and CUDA events around it tell the
-time, launches included; float32 is TF32 in convolutions, PyTorch's default. Share: the part of a call's time between
-hooks before and after each transposed convolution, its weight_norm included, in calls that are not timed otherwise.
-Difference: the largest |after - before| over max |before|. FILE is written after every row.
+which the other's threads fall asleep, and one call on the same input. Times are medians over all turns, in ms for a
+second of audio; how many times as fast is the median of the turns' own ratios. "fixed" is one length; "random" takes
+lengths between a half and one and a half of it, from a stream steps of one to four frames. "eager" is the model as it is,
+"compiled" the same under torch.compile(dynamic=True), which takes minutes a model. On a GPU each call starts with a cold
+L2 and an idle GPU, and CUDA events around it tell the time, launches included; float32 is TF32 in convolutions,
+PyTorch's default. Share: the part of a call's time between hooks before and after each transposed convolution, its
+weight_norm included, in calls that are not timed otherwise. Difference: the largest |after - before| over max |before|.
+FILE is written after every model, so that a run that is cut short keeps what it has.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import time
 import warnings
 
 import torch
+import torch._dynamo
 
 import cpu
 import cuda
@@ -162,7 +164,7 @@ def measure(name, given, compiled, row_seconds):
                 times[key].append(contestants[key].ms(x) / audio)
         row = dict(result, lengths=kind, turns=len(times["before"]))
         row.update({key + "_ms": statistics.median(taken) for key, taken in times.items()})
-        rows.append(dict(row, faster=row["before_ms"] / row["after_ms"]))
+        rows.append(dict(row, faster=statistics.median(b / a for b, a in zip(times["before"], times["after"]))))
     return rows
 
 
@@ -196,6 +198,8 @@ def main():
     threads = [int(n) for n in given.threads.split(",")] if given.device == "cpu" else [torch.get_num_threads()]
     warnings.filterwarnings("ignore", "Online softmax is disabled|.*TensorFloat32")
     torch.set_grad_enabled(False)
+    if hasattr(torch._dynamo.config, "recompile_limit"):  # since torch 2.6
+        torch._dynamo.config.recompile_limit = 64  # EnCodec's layers are compiled one by one, as its LSTM is not
 
     start, results = time.monotonic(), {"machine": (cuda if given.device == "cuda" else cpu).machine(), "rows": []}
     for name, mode, n in itertools.product(names, given.modes.split(","), threads):

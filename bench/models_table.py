@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The table and the plot of what bench/models.py measured.
 
-models_table.py RESULTS.json: writes RESULTS.md and RESULTS.svg beside it."""
+models_table.py RESULTS.json...: writes RESULTS.md and RESULTS.svg beside the first file, with the rows of all, which are
+of one machine and device."""
 
 import html
 import json
@@ -58,16 +59,16 @@ def percent(row, key):
     return f"{row['share_' + key]:.0%}" if "share_" + key in row else ""
 
 
-def report(data, name):
-    machine, rows = data["machine"], [row for row in data["rows"] if "faster" in row]
+def report(machine, commands, every, name):
+    rows = [row for row in every if "faster" in row]
     device = rows[0]["device"]
     own = f"{machine['cpu']}, {machine['cores']} cores" if device == "cpu" else f"{machine['gpu']}, CUDA {machine['cuda']}"
     text = [
         f"# Generators before and after replace on {machine['cpu' if device == 'cpu' else 'gpu']}\n",
         f"{own}, PyTorch {machine['torch']}, tconv {machine['tconv']}, {rows[0]['dtype']}, {machine['date'][:10]}; "
-        f"`{machine['command']}`.",
-        "Before, after: ms for a second of audio, batch 1, medians of turns. Share: of the transposed convolutions in a "
-        "call. Difference: the largest |after - before| over max |before|. `bench/models.py` says how, "
+        f"`{'`, `'.join(commands)}`.",
+        "Before, after: ms for a second of audio, batch 1, medians of turns. Times as fast: the median of the turns' "
+        "own ratios. Share: of the transposed convolutions in a call. Difference: the largest |after - before| over max |before|. `bench/models.py` says how, "
         "`bench/generators.py` which layers.\n",
         f"![times as fast after replace]({name}.svg)\n",
         "| generator | setting, lengths | before | after | times as fast | share before | share after | difference |",
@@ -77,7 +78,7 @@ def report(data, name):
                     f"{row['faster']:.2f} | {percent(row, 'before')} | {percent(row, 'after')} | {row['difference']:.1e} |")
     text += ["", f"Geometric mean {geometric_mean([row['faster'] for row in rows]):.2f}, least "
                  f"{min(row['faster'] for row in rows):.2f}."]
-    others = [row for row in data["rows"] if "faster" not in row]
+    others = [row for row in every if "faster" not in row]
     if others:
         text += ["", "Left out:\n"] + [f"- {row['model']}, {row['mode']}, {row['threads']} threads: "
                                        f"{row.get('skipped') or row['failure']}" for row in others]
@@ -85,15 +86,18 @@ def report(data, name):
 
 
 def main():
-    if len(sys.argv) != 2:
+    files = [pathlib.Path(name) for name in sys.argv[1:]]
+    if not files:
         sys.exit(__doc__)
-    file = pathlib.Path(sys.argv[1])
-    data = json.loads(file.read_text(encoding="utf-8"))
-    timed = [row for row in data["rows"] if "faster" in row]
+    data = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    rows = [row for part in data for row in part["rows"]]
+    timed = [row for row in rows if "faster" in row]
     if not timed:
-        sys.exit(f"{file}: no generator was timed")
-    file.with_suffix(".md").write_text(report(data, file.stem), encoding="utf-8")
-    file.with_suffix(".svg").write_text(plot(timed, timed[0]["device"]), encoding="utf-8")
+        sys.exit(f"{files[0]}: no generator was timed")
+    commands = [part["machine"]["command"].split(" --out")[0] + part["machine"]["command"].partition(".json")[2]
+                for part in data]
+    files[0].with_suffix(".md").write_text(report(data[0]["machine"], commands, rows, files[0].stem), encoding="utf-8")
+    files[0].with_suffix(".svg").write_text(plot(timed, timed[0]["device"]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -581,6 +581,27 @@ class Cache(Case):
         gc.collect()
         self.assertEqual(len(_packed._weights), 0)
 
+    def test_memory_of_passing_weights_is_used_again(self):
+        """As weight_norm makes them: a new tensor for every call."""
+        from tconv import _packed
+        drop_in.clear_cache()
+        key, packed = (1, 0, 0, 1, 1, False, "f32", 0), set()
+        for _ in range(4):
+            w = whole(16, 16, 9)
+            self.check(w)
+            packed.add(_packed.find(w, key).packed)
+            del w
+        self.assertEqual((len(packed), len(_packed._spare)), (1, 1))
+        kept = [whole(16, 16, 9) for _ in range(3)]
+        for w in kept:
+            self.check(w)
+        self.assertEqual(len({_packed.find(w, key).packed for w in kept}), 3)
+        self.check()
+        del kept, w
+        drop_in.clear_cache()
+        self.assertEqual(len(_packed._spare), 0)
+        self.check()
+
     def test_inference_tensors(self):
         with torch.inference_mode():
             w = whole(16, 16, 9)
