@@ -259,6 +259,10 @@ def _gradients(ctx, gradient):
     if gradient.is_cpu and dilation > 1 and padding > 0:
         # The weight's gradient is wrong from a padding of 15 on (torch 2.13, x86). The zeros say the same.
         gradient, padding = torch.nn.functional.pad(gradient, (padding, padding)), 0
+    if gradient.is_cpu and input.shape[2] == 1:
+        # The weight's gradient is wrong in bfloat16 where such an input has a stride of 1 between channels (torch 2.13,
+        # x86); a copy has not.
+        input = input.clone(memory_format=torch.contiguous_format)
     gradients = torch.ops.aten.convolution_backward(
         gradient, input, weight, ctx.bias_shape, [stride], [padding], [dilation], True, [output_padding], groups,
         [*ctx.needs_input_grad[:2], ctx.bias_shape is not None and ctx.needs_input_grad[2]])
