@@ -218,7 +218,8 @@ class Attention(nn.Module):
         self.scales = nn.ParameterList(torch.full((width,), 0.01) for _ in range(2))
         self.queries_keys_values = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        self.hidden = nn.Sequential(nn.Linear(width, hidden, bias=False), nn.GELU(), nn.Linear(hidden, width, bias=False))
+        self.hidden = nn.Sequential(nn.Linear(width, hidden, bias=False), nn.GELU(),
+                                    nn.Linear(hidden, width, bias=False))
 
     def start(self, batch, like):
         """That of a stream which has run for a while: the whole context, of zeros."""
@@ -227,8 +228,8 @@ class Attention(nn.Module):
 
     def forward(self, x, state, cosines, sines):
         batch, steps, width = x.shape
-        q, k, v = self.queries_keys_values(self.norms[0](x)).view(batch, steps, 3, self.heads, -1).unbind(2)
-        q, k, v = turned(q.transpose(1, 2), cosines, sines), turned(k.transpose(1, 2), cosines, sines), v.transpose(1, 2)
+        q, k, v = self.queries_keys_values(self.norms[0](x)).view(batch, steps, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k = turned(q, cosines, sines), turned(k, cosines, sines)
         k, v = torch.cat([state.pop(0), k], 2), torch.cat([state.pop(0), v], 2)
         seen = torch.ones(steps, k.shape[2], dtype=torch.bool, device=x.device).tril(k.shape[2] - steps)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
@@ -262,8 +263,8 @@ class Mimi(nn.Module):
     def start(self, batch, like):
         """The state before the first step, on the device and of the dtype of `like`."""
         state = [torch.zeros((), device=like.device)]
-        for part in (self.upsample, *self.attention, self.first, *(p for pair in zip(self.ups, self.residuals) for p in pair),
-                     self.last):
+        pairs = (part for pair in zip(self.ups, self.residuals) for part in pair)
+        for part in (self.upsample, *self.attention, self.first, *pairs, self.last):
             state += part.start(batch, like)
         return state
 

@@ -17,6 +17,7 @@ FILE is written after every model, so that a run that is cut short keeps what it
 import argparse
 import copy
 import fnmatch
+import functools
 import itertools
 import math
 import os
@@ -45,10 +46,14 @@ WATCHED = 3  # calls with hooks
 STREAM_FRAMES = 4  # at most, in a step of a stream
 
 
+@functools.cache
+def other_memory():
+    return torch.empty(cuda.COLD_BYTES, dtype=torch.uint8, device="cuda")
+
+
 def flush():
     """Fills the L2 of a GPU with other memory and waits for it."""
-    flush.memory = getattr(flush, "memory", None) or torch.empty(cuda.COLD_BYTES, dtype=torch.uint8, device="cuda")
-    flush.memory.zero_()
+    other_memory().zero_()
     torch.cuda.synchronize()
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The table and the plot of what bench/models.py measured.
 
-models_table.py RESULTS.json...: writes RESULTS.md and RESULTS.svg beside the first file, with the rows of all, which are
-of one machine and device."""
+models_table.py RESULTS.json...: writes RESULTS.md and RESULTS.svg beside the first file, with the rows of all, which
+are of one machine and device."""
 
 import html
 import json
@@ -15,8 +15,8 @@ from cpu_table import geometric_mean, ms
 
 def setting(row, device):
     """What tells the rows of one model apart."""
-    return ", ".join([row["mode"], *([f"{row['threads']} thread" + "s" * (row["threads"] > 1)] if device == "cpu" else []),
-                      row["lengths"]])
+    threads = f"{row['threads']} thread" + "s" * (row["threads"] > 1)
+    return ", ".join([row["mode"], *[threads] * (device == "cpu"), row["lengths"]])
 
 
 def plot(rows, device):
@@ -30,8 +30,8 @@ def plot(rows, device):
     def x(ratio):
         return left + math.log(ratio / low) / math.log(high / low) * wide
 
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + wide + 220} {height}" font-family="sans-serif" '
-           'font-size="11">', "<title>Generators after tconv.torch.replace beside before</title>",
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + wide + 220} {height}" '
+           'font-family="sans-serif" font-size="11">', "<title>Generators after tconv.torch.replace beside before</title>",
            "<desc>For each generator and setting, the time before over the time after, end to end; logarithmic "
            "axis.</desc>", '<rect width="100%" height="100%" fill="#fff"/>']
     for tick in (0.8, 1, 1.25, 1.5, 2, 3, 5, 10):
@@ -68,8 +68,8 @@ def report(machine, commands, every, name):
         f"{own}, PyTorch {machine['torch']}, tconv {machine['tconv']}, {rows[0]['dtype']}, {machine['date'][:10]}; "
         f"`{'`, `'.join(commands)}`.",
         "Before, after: ms for a second of audio, batch 1, medians of turns. Times as fast: the median of the turns' "
-        "own ratios. Share: of the transposed convolutions in a call. Difference: the largest |after - before| over max |before|. `bench/models.py` says how, "
-        "`bench/generators.py` which layers.\n",
+        "own ratios. Share: of the transposed convolutions in a call. Difference: the largest |after - before| over "
+        "max |before|. `bench/models.py` says how, `bench/generators.py` which layers.\n",
         f"![times as fast after replace]({name}.svg)\n",
         "| generator | setting, lengths | before | after | times as fast | share before | share after | difference |",
         "|---|---|---:|---:|---:|---:|---:|---:|"]

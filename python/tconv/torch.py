@@ -177,7 +177,8 @@ def _served(input, weight, bias, stride, padding, output_padding, groups, dilati
     c_in, columns, kernel = weight.shape
     length = input.shape[-1]
     return bool(1 <= stride < _LARGEST and 0 <= padding < _LARGEST and 0 <= output_padding < _LARGEST
-                and 1 <= groups < _LARGEST and 1 <= dilation < _LARGEST and c_in >= 1 and columns >= 1 and kernel >= 1 and c_in % groups == 0 and input.shape[-2] == c_in
+                and 1 <= groups < _LARGEST and 1 <= dilation < _LARGEST
+                and c_in >= 1 and columns >= 1 and kernel >= 1 and c_in % groups == 0 and input.shape[-2] == c_in
                 and (bias is None or bias.dim() == 1 and bias.shape[0] == columns * groups)
                 and (output_padding < stride or output_padding < dilation) and length >= 1
                 and _out_length(length, kernel, stride, padding, output_padding, dilation) >= 1)
