@@ -19,8 +19,9 @@ PyTorch's convolutions would (torch.backends.cudnn.allow_tf32).
 Weights are packed once and found again by the tensor's identity, memory and version, so whatever PyTorch counts as a
 change is followed: optimizer steps, in-place operations, load_state_dict, assignments to .data. Changes it does not
 count (in place through weight.data, a NumPy array or a raw pointer) are noticed on the CPU where they alter the first
-4096 bytes; after others call clear_cache(). Every call packs anew where it differentiates by the weight, and where the
-weight was made under torch.inference_mode, which gives it no version. A CUDA graph packs in the graph: its replays
+4096 bytes; after others call clear_cache(). Every call packs anew where it differentiates by the weight, but for calls
+from compiled code and of the bare operator, and where the weight was made under torch.inference_mode, which gives it no
+version. A CUDA graph packs in the graph: its replays
 follow the weight.
 """
 
