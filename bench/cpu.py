@@ -285,7 +285,7 @@ def machine():
             "torch_capability": capability[1] if capability else None,
             "onnxruntime": onnxruntime.__version__ if onnxruntime else None, "tconv": tconv.version(),
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "command": " ".join(["python3", "bench/cpu.py"] + sys.argv[1:])}
+            "command": " ".join(["python3", "bench/" + pathlib.Path(sys.argv[0]).name] + sys.argv[1:])}
 
 
 def summary(rows):

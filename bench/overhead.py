@@ -1,6 +1,6 @@
 """Times one call of the smallest layer on the CPU, in microseconds: the C ABI, tconv.torch over it, PyTorch's own.
 
-    python3 bench/overhead.py [--out FILE] [--calls N]
+    python3 bench/overhead.py --out FILE [--calls N]
 
 Needs torch and libtconv.so (TCONV_LIBRARY, or build/release/libtconv.so), and an otherwise idle machine. One channel to
 one, kernel 2, length 4, float32, with a bias, one thread: what is timed is the way to the kernel, not the kernel. Each
@@ -9,8 +9,6 @@ Exits with 1 where tconv.torch.conv_transpose1d takes 15 us more than the C ABI.
 """
 
 import argparse
-import datetime
-import json
 import pathlib
 import platform
 import statistics
@@ -19,7 +17,9 @@ import time
 
 import torch
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from cpu import machine
+from layers import ROOT, save
+
 sys.path.insert(0, str(ROOT / "python"))
 import tconv.torch  # noqa: E402
 from tconv import _native, _packed  # noqa: E402
@@ -60,7 +60,7 @@ def medians(calls, count):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "bench" / "results" / "overhead.json")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="such as bench/results/NAME.json")
     parser.add_argument("--calls", type=int, default=1000, help="in each round")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -76,11 +76,10 @@ def main():
     for name, value in plain.items():
         print(f"{name:34}{value:10.2f}" + (f"{graded[name]:16.2f}" if name in graded else ""))
     print(f"tconv.torch over the C ABI: {over} us (bar: {BAR:.0f})")
-    result = {"date": datetime.date.today().isoformat(), "python": platform.python_version(),
-              "torch": torch.__version__, "tconv": tconv.version(), "machine": platform.machine(),
-              "layer": "b1_i1_o1_l4_k2_f32_bias",
-              "microseconds": {"no_grad": plain, "with gradients": graded}, "over_the_c_abi": over, "bar": BAR}
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save(arguments.out, {"machine": machine() | {"python": platform.python_version()},
+                         "layer": "b1_i1_o1_l4_k2_f32_bias",
+                         "microseconds": {"no_grad": plain, "with gradients": graded},
+                         "over_the_c_abi": over, "bar": BAR})
     return int(over >= BAR)
 
 

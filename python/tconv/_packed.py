@@ -14,6 +14,7 @@ SAMPLE = 4096  # bytes, compared where the CPU can read them
 _lock = threading.Lock()
 _plans = {}  # problem -> Plan; kept, as a plan must outlive what it launched and a process has few problems
 _weights = {}  # id(tensor) -> _Weight
+_spare = {}  # Plan -> memory on the CPU that held a passing weight, for the next one: new pages cost more than packing
 
 
 def plan(*problem):
@@ -27,21 +28,29 @@ def plan(*problem):
 
 
 class Layer:
-    """One layer's plan with its packed weights."""
+    """One layer's plan with its packed weights. passing: they serve a call or a few, as those of a weight do that
+    weight_norm computes in every call."""
 
-    __slots__ = ("launch", "packed", "memory", "device", "c_in", "c_out", "extra")
+    __slots__ = ("launch", "packed", "memory", "device", "c_in", "c_out", "extra", "plan", "passing")
 
-    def __init__(self, weight, stride, padding, output_padding, groups, dilation, bias, arithmetic, stream):
+    def __init__(self, passing, weight, stride, padding, output_padding, groups, dilation, bias, arithmetic, stream):
+        self.passing = False
         c_in, columns, kernel = weight.shape
         self.device = weight.get_device()  # -1 is the CPU, as TCONV_CPU is
         self.c_in, self.c_out = c_in, columns * groups
         self.extra = dilation * (kernel - 1) + output_padding + 1 - 2 * padding  # of the output's length
         own = plan(c_in, self.c_out, kernel, stride, padding, output_padding, dilation, groups, arithmetic, bias,
                    self.device)
-        self.memory = torch.empty(own.packed_bytes + _native.ALIGN, dtype=torch.uint8, device=weight.device)
+        self.memory = _spare.pop(own, None)
+        if self.memory is None:
+            self.memory = torch.empty(own.packed_bytes + _native.ALIGN, dtype=torch.uint8, device=weight.device)
         self.packed = -(-self.memory.data_ptr() // _native.ALIGN) * _native.ALIGN
         own.pack(weight.data_ptr(), weight.stride(), self.packed, stream, threads())
-        self.launch = own.launch
+        self.launch, self.plan, self.passing = own.launch, own, passing and weight.is_cpu
+
+    def __del__(self, _spare=_spare):
+        if self.passing:
+            _spare[self.plan] = self.memory
 
 
 class _Weight:
@@ -101,7 +110,7 @@ def find(weight, key):
 def make(weight, key, keep=True):
     """The same, made now. Throws tconv.Error."""
     known = _known(weight) if keep else None
-    layer = Layer(weight, *key)
+    layer = Layer(not keep or type(weight) is torch.Tensor, weight, *key)
     if known is not None:
         known.layers[key] = layer
     return layer
@@ -122,3 +131,4 @@ def cast(weight, dtype):
 def clear():
     """Forgets every packed weight."""
     _weights.clear()
+    _spare.clear()

@@ -75,8 +75,9 @@ def replace_modules(model, ours, fold_weight_norm):
             chosen.append((module, row))
         else:
             report.kept.append((*row, reason))
+    # With what a layer contains: its parametrizations, which lose what is folded.
     before = [(module, module.__class__, {name: (value, _copied(value)) for name, value in vars(module).items()})
-              for module, _ in chosen]
+              for layer, _ in chosen for module in layer.modules()]
     try:
         for module, row in chosen:
             module.__class__ = _class_for(module, ours)

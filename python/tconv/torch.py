@@ -19,8 +19,9 @@ PyTorch's convolutions would (torch.backends.cudnn.allow_tf32).
 Weights are packed once and found again by the tensor's identity, memory and version, so whatever PyTorch counts as a
 change is followed: optimizer steps, in-place operations, load_state_dict, assignments to .data. Changes it does not
 count (in place through weight.data, a NumPy array or a raw pointer) are noticed on the CPU where they alter the first
-4096 bytes; after others call clear_cache(). Every call packs anew where it differentiates by the weight, and where the
-weight was made under torch.inference_mode, which gives it no version. A CUDA graph packs in the graph: its replays
+4096 bytes; after others call clear_cache(). Every call packs anew where it differentiates by the weight, but for calls
+from compiled code and of the bare operator, and where the weight was made under torch.inference_mode, which gives it no
+version. A CUDA graph packs in the graph: its replays
 follow the weight.
 """
 
@@ -45,21 +46,18 @@ def conv_transpose1d(input, weight, bias=None, stride=1, padding=0, output_paddi
         return _checked(_operator, input, weight, bias, stride, padding, output_padding, groups, dilation)
     if _transformed():
         return _own(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    call = _operator
     kinds = (type(weight), type(input)) if bias is None else (type(weight), type(input), type(bias))
     if _KINDS.issuperset(kinds):
         if _direct(input, bias):
             if torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad
                                             or bias is not None and bias.requires_grad):
-                call = _Differentiable.apply
-            else:
-                y = _engine(input, weight, bias, _one(stride), _one(padding), _one(output_padding), groups,
-                            _one(dilation))
-                if y is not None:
-                    return y
+                return _checked(_differentiable, input, weight, bias, stride, padding, output_padding, groups, dilation)
+            y = _engine(input, weight, bias, _one(stride), _one(padding), _one(output_padding), groups, _one(dilation))
+            if y is not None:
+                return y
     elif any(map(_overrides, kinds)):
         return _own(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    return _checked(call, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _checked(_operator, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 def clear_cache():
@@ -103,8 +101,9 @@ def _one(value):
 _hows = {}  # (stream, threads) -> struct tconv_how
 
 
-def _engine(input, weight, bias, stride, padding, output_padding, groups, dilation, keep=True):
-    """The result, or None where the engine does not serve the call: PyTorch then serves or refuses it."""
+def _engine(input, weight, bias, stride, padding, output_padding, groups, dilation, keep=True, served=False):
+    """The result, or None where the engine does not serve the call: PyTorch then serves or refuses it. keep: whether
+    packed weights are looked up and kept; served: whether _served() said yes before."""
     dtype = input.dtype
     arithmetic = _ARITHMETIC.get(dtype)
     stream = 0
@@ -118,7 +117,8 @@ def _engine(input, weight, bias, stride, padding, output_padding, groups, dilati
     key = (stride, padding, output_padding, groups, dilation, bias is not None, arithmetic, stream)
     layer = _packed.find(weight, key) if keep and type(groups) is int else None
     if layer is None:
-        if not _served(input, weight, bias, stride, padding, output_padding, groups, dilation) or weight.is_neg():
+        if weight.is_neg() or not (served or _served(input, weight, bias, stride, padding, output_padding, groups,
+                                                     dilation)):
             return None
         try:
             layer = _packed.make(weight, key, keep)
@@ -166,18 +166,19 @@ def _served(input, weight, bias, stride, padding, output_padding, groups, dilati
     if None in numbers or not isinstance(groups, (int, torch.SymInt)) or type(groups) is bool:
         return False
     tensors = (input, weight) if bias is None else (input, weight, bias)
+    dtype, device = input.dtype, input.device
     for tensor in tensors:
-        if not isinstance(tensor, torch.Tensor) or tensor.dtype is not input.dtype or tensor.device != input.device \
+        if not isinstance(tensor, torch.Tensor) or tensor.dtype is not dtype or tensor.device != device \
                 or tensor.layout is not torch.strided:
             return False
-    if input.dtype not in _ARITHMETIC or input.device.type not in ("cpu", "cuda"):
+    if dtype not in _ARITHMETIC or device.type not in ("cpu", "cuda"):
         return False
     if input.dim() not in (2, 3) or weight.dim() != 3:
         return False
     c_in, columns, kernel = weight.shape
     length = input.shape[-1]
-    return bool(stride >= 1 and padding >= 0 and output_padding >= 0 and groups >= 1 and dilation >= 1
-                and all(number < _LARGEST for number in numbers)
+    return bool(1 <= stride < _LARGEST and 0 <= padding < _LARGEST and 0 <= output_padding < _LARGEST
+                and 1 <= groups < _LARGEST and 1 <= dilation < _LARGEST
                 and c_in >= 1 and columns >= 1 and kernel >= 1 and c_in % groups == 0 and input.shape[-2] == c_in
                 and (bias is None or bias.dim() == 1 and bias.shape[0] == columns * groups)
                 and (output_padding < stride or output_padding < dilation) and length >= 1
@@ -233,8 +234,8 @@ def _checked(call, input, weight, bias, stride, padding, output_padding, groups,
     return _by_torch(input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
-def _kernel(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, keep=True):
-    y = _engine(input, weight, bias, stride, padding, output_padding, groups, dilation, keep)
+def _kernel(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, **how):
+    y = _engine(input, weight, bias, stride, padding, output_padding, groups, dilation, **how)
     if y is None:
         y = _by_torch(input, weight, bias, stride, padding, output_padding, groups, dilation).contiguous()
     return y
@@ -260,6 +261,10 @@ def _gradients(ctx, gradient):
     if gradient.is_cpu and dilation > 1 and padding > 0:
         # The weight's gradient is wrong from a padding of 15 on (torch 2.13, x86). The zeros say the same.
         gradient, padding = torch.nn.functional.pad(gradient, (padding, padding)), 0
+    if gradient.is_cpu and input.shape[2] == 1:
+        # The weight's gradient is wrong in bfloat16 where such an input has a stride of 1 between channels (torch 2.13,
+        # x86); a copy has not.
+        input = input.clone(memory_format=torch.contiguous_format)
     gradients = torch.ops.aten.convolution_backward(
         gradient, input, weight, ctx.bias_shape, [stride], [padding], [dilation], True, [output_padding], groups,
         [*ctx.needs_input_grad[:2], ctx.bias_shape is not None and ctx.needs_input_grad[2]])
@@ -268,12 +273,19 @@ def _gradients(ctx, gradient):
 
 class _Differentiable(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, *inputs):
-        y = _kernel(*inputs, keep=not inputs[1].requires_grad)
-        _save(ctx, inputs, y)
+    def forward(ctx, input, weight, bias, numbers):
+        y = _kernel(input, weight, bias, *numbers, keep=not weight.requires_grad, served=True)
+        _save(ctx, (input, weight, bias, *numbers), y)
         return y
 
-    backward = staticmethod(_gradients)
+    @staticmethod
+    def backward(ctx, gradient):
+        return (*_gradients(ctx, gradient)[:3], None)
+
+
+def _differentiable(input, weight, bias, *numbers, _apply=super(torch.autograd.Function, _Differentiable).apply):
+    """Function.apply without its search for functorch's transforms, which _transformed() has done."""
+    return _apply(input, weight, bias, numbers)
 
 
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
