@@ -1,6 +1,6 @@
 """Builds, checks and times the CUDA answers of requests on one GPU, in one run.
 
-    python3 bench/answers_cuda.py --tconv BINARY --out DIR [--target NAME] [--seconds N] REQUEST[=WORD]...
+    python3 bench/answers_cuda.py --tconv BINARY --out DIR [--target NAME] [--seconds N] [--arithmetics A,...] REQUEST[=WORD]...
     python3 bench/answers_cuda.py --out DIR
 
 The first form answers the requests into DIR/NAME/ first (WORD is the layer, where the request does not tell it); the
@@ -138,7 +138,7 @@ def timed(module, layer, arithmetic):
     return row
 
 
-def measure(folder):
+def measure(folder, arithmetics):
     with open(folder / "report.json", encoding="utf-8") as file:
         workload = json.load(file)["workload"]
     layer = dict(workload["problem"], batch=workload["batch"], length=workload["length"])
@@ -146,7 +146,7 @@ def measure(folder):
     module = load(folder / "answer_cuda.py")
     result = {"answer": folder.name, "word": workload["word"], "build_seconds": time.perf_counter() - start, "rows": []}
     print("%s: %s, built in %.0f s" % (folder.name, workload["word"], result["build_seconds"]), flush=True)
-    for arithmetic in ("tf32", "f32", "f16", "bf16", "f64"):
+    for arithmetic in arithmetics:
         for bias in (False, True):
             if (arithmetic, bias) not in module.TEXT_OF:
                 continue
@@ -174,6 +174,7 @@ def main():
     parser.add_argument("--tconv")
     parser.add_argument("--target")
     parser.add_argument("--seconds", type=float, default=math.inf, help="starts no answer after this long")
+    parser.add_argument("--arithmetics", default="tf32,f32,f16,bf16,f64", help="default: %(default)s; each builds once a bias")
     given = parser.parse_args()
     if given.requests and not given.tconv:
         parser.error("--tconv BINARY answers the requests")
@@ -184,7 +185,7 @@ def main():
         if time.monotonic() > until:
             print("%s left out after %.0f s" % (folder.name, given.seconds))
             continue
-        results.append(measure(folder))
+        results.append(measure(folder, given.arithmetics.split(",")))
         save(given.out / "answers_cuda.json", {"machine": machine(), "answers": results})
     return 1 if any(row["wrong"] for result in results for row in result["rows"]) else 0
 

@@ -592,22 +592,23 @@ struct GemmSm90 {
       const auto sample = [&](int i) { return (e0 + i * 128) % SAMPLES; };
       const auto position = [&](int i) { return (e0 + i * 128) / SAMPLES % SHARE; };
       const auto channel = [&](int i) { return (e0 + i * 128) / (SAMPLES * SHARE); };
+      const auto time = [&](int i) { return static_cast<long long>(position(i)) * Layer::STRIDE + sample(i); };
       float sum[BATCH] = {};
+      bool in_y[BATCH];
 #pragma unroll
       for (int i = 0; i < BATCH; ++i) {
-        if (e0 + i * 128 >= COUNT || sample(i) % Layer::GAP != 0) continue;  // the end, a dead phase
+        in_y[i] = e0 + i * 128 < COUNT && channel0 + channel(i) < Layer::C_OUT &&
+                  phase0 + sample(i) / Layer::GAP < Layer::LIVE && t0 + time(i) >= 0 && t0 + time(i) < call.out_length;
+        if (!in_y[i] || sample(i) % Layer::GAP != 0) continue;  // a dead phase has no sum
         const int row = channel(i) * TILE_PHASES + sample(i) / Layer::GAP;
         sum[i] = ptx::sum_of_blocks<float, SPLITS>(sums + ((q0 + position(i)) * SUMS_PITCH + row) * 4);
       }
 #pragma unroll
       for (int i = 0; i < BATCH; ++i) {
-        const long long time = static_cast<long long>(position(i)) * Layer::STRIDE + sample(i);
-        if (e0 + i * 128 >= COUNT || channel0 + channel(i) >= Layer::C_OUT ||
-            phase0 + sample(i) / Layer::GAP >= Layer::LIVE || t0 + time < 0 || t0 + time >= call.out_length)
-          continue;
+        if (!in_y[i]) continue;
         const long long of = first_channel + channel(i);
         const float b = Layer::BIAS ? Storage::load(static_cast<const Element*>(call.bias)[of]) : 0.0f;
-        y[channel(i) * call.y_stride_c + time] =
+        y[channel(i) * call.y_stride_c + time(i)] =
             Storage::round(after<Layer>(sum[i] + b, alpha_after<Layer, float>(call.y_alpha, of)));
       }
     }

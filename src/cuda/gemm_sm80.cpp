@@ -154,8 +154,8 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
   if (rows == 0) return all;
   // f32 has no registers for the widest tiles.
   const bool f32 = p.arithmetic == Arithmetic::f32;
-  if (rows < 128 && !f32) add(rows, 256, 2);
   add(rows, 128, rows == 128 || (f32 && rows == 64) ? 2 : 1);
+  if (rows < 128 && !f32) add(rows, 256, 2);
   // For calls too short to fill the device with those.
   for (const int few : {64, 32, 16}) {
     if (few > rows || !shape.possible(few)) continue;
