@@ -162,8 +162,12 @@ void require(int result, std::string_view call) {
 
 // The whole options of a compilation; part of the cache's key.
 std::vector<std::string> options_for(std::string_view architecture) {
-  return {fmt::format("--gpu-architecture={}", architecture), "--std=c++17", "-default-device", "--fmad=true",
-          "--ptxas-options=-v"};
+  std::vector<std::string> options{fmt::format("--gpu-architecture={}", architecture), "--std=c++17", "-default-device",
+                                   "--fmad=true", "--ptxas-options=-v"};
+  // From 12.9 on NVRTC has a cache of its own beside the driver, and what comes from there comes without its log.
+  const Nvrtc& n = nvrtc();
+  if (n.major > 12 || (n.major == 12 && n.minor >= 9)) options.emplace_back("--no-cache");
+  return options;
 }
 
 std::string log_of(Program program) {
