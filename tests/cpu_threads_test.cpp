@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -17,14 +18,14 @@ namespace {
 
 // Counts what a call does wrong: tasks that did not run once, threads out of range, two tasks of one thread at a time,
 // a thread's tasks out of order.
-int faults_of_call(int threads, std::int64_t tasks) {
+int faults_of_call(const Threads& threads, std::int64_t tasks) {
   std::vector<std::atomic<int>> runs(static_cast<std::size_t>(tasks));
   std::array<std::atomic<int>, kMaxThreads> busy{};
   std::array<std::int64_t, kMaxThreads> last{};
   last.fill(-1);
   std::atomic<int> faults = 0;
   parallel_for(threads, tasks, [&](std::int64_t task, int thread) {
-    if (thread < 0 || thread >= threads || task < 0 || task >= tasks) {
+    if (thread < 0 || thread >= threads.count || task < 0 || task >= tasks) {
       ++faults;
       return;
     }
@@ -50,6 +51,24 @@ bool two_at_once() {
     if (here == 2) met = true;
   });
   return met;
+}
+
+// Threads of somebody else's, as GOMP_parallel has them: so many, or fewer.
+template <int MOST>
+void others(void (*body)(void*), void* data, unsigned threads, unsigned flags) {
+  EXPECT_EQ(flags, 0u);
+  std::vector<std::thread> team;
+  for (unsigned i = 0; i < std::min<unsigned>(threads, MOST); ++i) team.emplace_back(body, data);
+  for (std::thread& thread : team) thread.join();
+}
+
+TEST(ParallelFor, EveryTaskRunsOnceOnThreadsOfOthers) {
+  for (const Parallel parallel : {others<64>, others<2>, others<0>}) {
+    for (const int threads : {1, 2, 3, 16}) {
+      for (const std::int64_t tasks : {0, 1, 2, 63, 1000})
+        ASSERT_EQ(faults_of_call({threads, parallel}, tasks), 0) << threads << " threads, " << tasks << " tasks";
+    }
+  }
 }
 
 TEST(ParallelFor, EveryTaskRunsOnce) {

@@ -101,15 +101,21 @@ TCONV_API int64_t tconv_plan_packed_bytes(const tconv_plan *plan);
 /* The length of the output for an input length. */
 TCONV_API tconv_status tconv_plan_out_length(const tconv_plan *plan, int64_t length, int64_t *out_length);
 
+/* Threads of the caller's own: calls `body(data)` once on each of up to `threads` threads, the caller's among them, and
+ * returns when all calls have; `flags` are 0. GNU OpenMP's GOMP_parallel is one. */
+typedef void (*tconv_parallel)(void (*body)(void *data), void *data, unsigned threads, unsigned flags);
+
 /* How a call runs. On a GPU: asynchronous on `stream` (a CUstream or cudaStream_t; NULL is the default stream);
  * `threads` is ignored. On the CPU: on 1 to 1024 threads, the caller's among them, done on return; what it writes does
- * not depend on their number. */
+ * not depend on their number. Those are tconv's threads, or the caller's where `parallel` is not NULL: a program whose
+ * other parts keep threads of their own awake should share those. */
 struct tconv_how {
   size_t struct_size; /* sizeof(struct tconv_how) of the caller's header */
   void *stream;
   int32_t threads;
+  tconv_parallel parallel;
 };
-#define TCONV_HOW_INIT {sizeof(struct tconv_how), NULL, 1}
+#define TCONV_HOW_INIT {sizeof(struct tconv_how), NULL, 1, NULL}
 
 /* w (c_in, c_out/groups, kernel) on the device, strides in elements. `how`: NULL is TCONV_HOW_INIT. */
 TCONV_API tconv_status tconv_plan_pack(const tconv_plan *plan, const void *w, int64_t stride_in, int64_t stride_out,

@@ -62,8 +62,9 @@ struct Problem {
 
 // How a call runs; tconv_how says more.
 struct How {
-  int threads = 1;         // on the CPU: 1 to 1024, the caller's among them
-  void* stream = nullptr;  // on a GPU: a CUstream or cudaStream_t
+  int threads = 1;                    // on the CPU: 1 to 1024, the caller's among them
+  void* stream = nullptr;             // on a GPU: a CUstream or cudaStream_t
+  tconv_parallel parallel = nullptr;  // on the CPU: threads of the caller's, null for tconv's
 };
 
 // All strides are in elements.
@@ -186,7 +187,7 @@ class Plan {
   struct Destroy {
     void operator()(tconv_plan* plan) const noexcept { tconv_plan_destroy(plan); }
   };
-  static tconv_how how_of(const How& how) { return {sizeof(tconv_how), how.stream, how.threads}; }
+  static tconv_how how_of(const How& how) { return {sizeof(tconv_how), how.stream, how.threads, how.parallel}; }
 
   Problem problem_;
   std::unique_ptr<tconv_plan, Destroy> plan_;

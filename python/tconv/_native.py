@@ -21,7 +21,8 @@ class _Problem(ctypes.Structure):
 
 
 class _How(ctypes.Structure):
-    _fields_ = [("struct_size", ctypes.c_size_t), ("stream", ctypes.c_void_p), ("threads", ctypes.c_int32)]
+    _fields_ = [("struct_size", ctypes.c_size_t), ("stream", ctypes.c_void_p), ("threads", ctypes.c_int32),
+                ("parallel", ctypes.c_void_p)]
 
 
 class _Run(ctypes.Structure):
@@ -71,15 +72,15 @@ def _load():
 _lib = _load()
 
 # The way of a caller for whom a microsecond counts: the structs as bytes, packed in one step.
-_run_fields, _how_fields = struct.Struct("@N4P7q2P"), struct.Struct("@NPi")
+_run_fields, _how_fields = struct.Struct("@N4P7q2P"), struct.Struct("@NPiP")
 assert ctypes.sizeof(_Run) == _run_fields.size
 _launch = _lib["tconv_plan_run"]
 _launch.restype, _launch.argtypes = ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p]
 
 
-def how(stream, threads):
-    """A struct tconv_how for Plan.launch."""
-    return _how_fields.pack(ctypes.sizeof(_How), stream, threads).ljust(ctypes.sizeof(_How), b"\0")
+def how(stream, threads, parallel=0):
+    """A struct tconv_how for Plan.launch. parallel: the address of a tconv_parallel, 0 for tconv's own threads."""
+    return _how_fields.pack(ctypes.sizeof(_How), stream, threads, parallel)
 
 
 def _check(status):
@@ -120,16 +121,17 @@ class Plan:
         _check(_lib.tconv_plan_out_length(self._plan, length, ctypes.byref(result)))
         return result.value
 
-    def pack(self, w, strides, packed, stream=0, threads=1):
-        how = _How(ctypes.sizeof(_How), stream, threads)
+    def pack(self, w, strides, packed, stream=0, threads=1, parallel=0):
+        how = _How(ctypes.sizeof(_How), stream, threads, parallel)
         _check(_lib.tconv_plan_pack(self._plan, w, *strides, packed, ctypes.byref(how)))
 
     def run(self, x, packed, bias, y, batch, length, x_strides, y_strides, stream=0, threads=1, x_alpha=None,
-            y_alpha=None):
+            y_alpha=None, parallel=0):
         """bias: None where the problem has none; x_strides: of batch, channel and sample; y_strides: the first two.
-        On a GPU the call is asynchronous on `stream`, on the CPU it takes `threads` threads."""
+        On a GPU the call is asynchronous on `stream`, on the CPU it takes `threads` threads, tconv's or those of
+        `parallel`, as how() says."""
         call = _Run(ctypes.sizeof(_Run), x, packed, bias, y, batch, length, *x_strides, *y_strides, x_alpha, y_alpha)
-        how = _How(ctypes.sizeof(_How), stream, threads)
+        how = _How(ctypes.sizeof(_How), stream, threads, parallel)
         _check(_lib.tconv_plan_run(self._plan, ctypes.byref(call), ctypes.byref(how)))
 
     def launch(self, how, *call, _pack=_run_fields.pack, _size=ctypes.sizeof(_Run), _run=_launch):

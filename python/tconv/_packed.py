@@ -2,6 +2,7 @@
 another tensor or an older value of the same one."""
 
 import ctypes
+import os
 import threading
 import weakref
 
@@ -45,7 +46,7 @@ class Layer:
         if self.memory is None:
             self.memory = torch.empty(own.packed_bytes + _native.ALIGN, dtype=torch.uint8, device=weight.device)
         self.packed = -(-self.memory.data_ptr() // _native.ALIGN) * _native.ALIGN
-        own.pack(weight.data_ptr(), weight.stride(), self.packed, stream, threads())
+        own.pack(weight.data_ptr(), weight.stride(), self.packed, stream, threads(), PARALLEL)
         self.launch, self.plan, self.passing = own.launch, own, passing and weight.is_cpu
 
     def __del__(self, _spare=_spare):
@@ -85,6 +86,25 @@ class _Weight:
 
 def threads():
     return min(torch.get_num_threads(), 1024)
+
+
+def _openmp():
+    """The address of GOMP_parallel in the OpenMP runtime that is loaded, PyTorch's before others; 0 without one."""
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+            paths = {line.split(maxsplit=5)[-1].strip() for line in maps if "omp" in line}
+    except OSError:  # another system
+        return 0
+    for path in sorted(paths, key=lambda path: "torch" not in path):
+        if os.path.basename(path).startswith(("libgomp", "libiomp5", "libomp")):
+            parallel = getattr(ctypes.CDLL(path), "GOMP_parallel", None)
+            if parallel is not None:
+                return ctypes.cast(parallel, ctypes.c_void_p).value
+    return 0
+
+
+# PyTorch's threads stay awake for milliseconds after its calls, on the cores that threads of our own would need.
+PARALLEL = _openmp()
 
 
 def _known(weight):

@@ -154,7 +154,7 @@ def _engine(input, weight, bias, stride, padding, output_padding, groups, dilati
     threads = _packed.threads()
     how = _hows.get((stream, threads))
     if how is None:
-        how = _hows[stream, threads] = _native.how(stream, threads)
+        how = _hows[stream, threads] = _native.how(stream, threads, _packed.PARALLEL)
     layer.launch(how, input.data_ptr(), layer.packed, pointer, y.data_ptr(), batch, length, step, row, sample,
                  c_out * out_length, out_length, 0, 0)
     return y

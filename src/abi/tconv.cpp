@@ -165,7 +165,7 @@ tconv_status tconv_plan_pack(const tconv_plan* plan, const void* w, int64_t stri
     const tconv::Pack call{
         .w = w, .packed = packed, .stride_in = stride_in, .stride_out = stride_out, .stride_k = stride_k};
     if (plan->cpu != nullptr) {
-      plan->cpu->pack(call, own.threads);
+      plan->cpu->pack(call, {own.threads, own.parallel});
     } else {
       plan->cuda->pack(call, static_cast<tconv::cuda::Stream>(own.stream));
     }
@@ -194,7 +194,7 @@ tconv_status tconv_plan_run(const tconv_plan* plan, const tconv_run* run, const 
                            .x_alpha = run->x_alpha,
                            .y_alpha = run->y_alpha};
     if (plan->cpu != nullptr) {
-      plan->cpu->run(call, own.threads);
+      plan->cpu->run(call, {own.threads, own.parallel});
     } else {
       plan->cuda->run(call, static_cast<tconv::cuda::Stream>(own.stream));
     }

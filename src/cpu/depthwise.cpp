@@ -189,7 +189,7 @@ void ChunkOf(const Shape& s, const Call& call, std::int64_t batch, std::int64_t 
 }
 
 template <typename S>
-void RunTyped(const Shape& s, const Call& call, std::int64_t positions, int threads, Workspace workspace) {
+void RunTyped(const Shape& s, const Call& call, std::int64_t positions, const Threads& threads, Workspace workspace) {
   const std::int64_t chunks = (positions + kChunk - 1) / kChunk;
   const std::int64_t units = call.batch * s.layer.problem.c_out * chunks;
   const std::int64_t outputs = std::min(positions, kChunk) * s.layer.problem.stride;
@@ -203,7 +203,7 @@ void RunTyped(const Shape& s, const Call& call, std::int64_t positions, int thre
   });
 }
 
-void DepthwiseRun(const Shape& s, const Call& call, int threads, Workspace workspace) {
+void DepthwiseRun(const Shape& s, const Call& call, const Threads& threads, Workspace workspace) {
   WithStorage(s.layer.problem.arithmetic,
               [&]<typename S>() { RunTyped<S>(s, call, s.window.positions(call.length), threads, workspace); });
 }
@@ -268,11 +268,11 @@ class Depthwise final : public Kernel {
   [[nodiscard]] std::int64_t packed_bytes() const override {
     return shape_.layer.problem.c_out * shape_.layer.problem.kernel * sum_bytes(shape_.layer.problem.arithmetic);
   }
-  void pack(const Pack& call, int) const override { HWY_DYNAMIC_DISPATCH(DepthwisePack)(shape_, call); }
+  void pack(const Pack& call, const Threads&) const override { HWY_DYNAMIC_DISPATCH(DepthwisePack)(shape_, call); }
   [[nodiscard]] std::int64_t workspace_bytes(const Extent&) const override {
     return (depthwise::staged(shape_) + 2 * depthwise::line(shape_)) * sum_bytes(shape_.layer.problem.arithmetic);
   }
-  void run(const Call& call, int threads, Workspace workspace) const override {
+  void run(const Call& call, const Threads& threads, Workspace workspace) const override {
     HWY_DYNAMIC_DISPATCH(DepthwiseRun)(shape_, call, threads, workspace);
   }
   [[nodiscard]] std::string explain(const Extent& extent) const override {

@@ -581,7 +581,7 @@ class Tile {
 };
 
 template <typename S>
-void RunTyped(const Shape& shape, const Split& split, const Call& call, int threads, Workspace workspace) {
+void RunTyped(const Shape& shape, const Split& split, const Call& call, const Threads& threads, Workspace workspace) {
   parallel_for(threads, shape.layer.problem.groups * split.tiles * split.parts, [&](std::int64_t task, int thread) {
     const std::int64_t part = task % split.parts, tile = task / split.parts % split.tiles;
     Tile<S>(shape, split, call, workspace.of(thread))
@@ -591,7 +591,7 @@ void RunTyped(const Shape& shape, const Split& split, const Call& call, int thre
 }
 
 template <typename S>
-void PackTyped(const Shape& shape, const Pack& call, int threads) {
+void PackTyped(const Shape& shape, const Pack& call, const Threads& threads) {
   using T = SumOf<S>;
   T* packed = static_cast<T*>(call.packed);
   const S* w = static_cast<const S*>(call.w);
@@ -631,12 +631,12 @@ void PackTyped(const Shape& shape, const Pack& call, int threads) {
   });
 }
 
-void GemmRun(const Shape& shape, const Split& split, const Call& call, int threads, Workspace workspace) {
+void GemmRun(const Shape& shape, const Split& split, const Call& call, const Threads& threads, Workspace workspace) {
   WithStorage(shape.layer.problem.arithmetic,
               [&]<typename S>() { RunTyped<S>(shape, split, call, threads, workspace); });
 }
 
-void GemmPack(const Shape& shape, const Pack& call, int threads) {
+void GemmPack(const Shape& shape, const Pack& call, const Threads& threads) {
   WithStorage(shape.layer.problem.arithmetic, [&]<typename S>() { PackTyped<S>(shape, call, threads); });
 }
 
@@ -714,13 +714,15 @@ class Gemm final : public Kernel {
   [[nodiscard]] std::int64_t packed_bytes() const override {
     return shape_.layer.problem.groups * shape_.packed_group * sum_bytes(shape_.layer.problem.arithmetic);
   }
-  void pack(const Pack& call, int threads) const override { HWY_DYNAMIC_DISPATCH(GemmPack)(shape_, call, threads); }
+  void pack(const Pack& call, const Threads& threads) const override {
+    HWY_DYNAMIC_DISPATCH(GemmPack)(shape_, call, threads);
+  }
   [[nodiscard]] std::int64_t workspace_bytes(const Extent& extent) const override {
     const Split split = split_of(shape_, extent, 1);
     return gemm::tile_bytes(shape_, split.tile, sum_bytes(shape_.layer.problem.arithmetic));
   }
-  void run(const Call& call, int threads, Workspace workspace) const override {
-    const Split split = split_of(shape_, {.batch = call.batch, .length = call.length}, threads);
+  void run(const Call& call, const Threads& threads, Workspace workspace) const override {
+    const Split split = split_of(shape_, {.batch = call.batch, .length = call.length}, threads.count);
     HWY_DYNAMIC_DISPATCH(GemmRun)(shape_, split, call, threads, workspace);
   }
   [[nodiscard]] std::string explain(const Extent& extent) const override {

@@ -116,8 +116,8 @@ std::string Plan::explain(const Extent& extent) const {
   return out;
 }
 
-void Plan::pack(const Pack& call, int threads) const {
-  require_threads(threads);
+void Plan::pack(const Pack& call, const Threads& threads) const {
+  require_threads(threads.count);
   plan::require_pack(call);
   require_aligned(call.packed);
   const Problem& p = problem();
@@ -128,9 +128,9 @@ void Plan::pack(const Pack& call, int threads) const {
   kernel_->pack(call, threads);
 }
 
-void Plan::run(const Call& call, int threads) const {
+void Plan::run(const Call& call, const Threads& threads) const {
   const Problem& p = problem();
-  require_threads(threads);
+  require_threads(threads.count);
   if (!plan::require_call(layer_, call)) return;
   require_aligned(call.w);
   const std::int64_t size = bytes_per_element(p.arithmetic);
@@ -151,7 +151,7 @@ void Plan::run(const Call& call, int threads) const {
 
   thread_local Memory memory;
   const std::int64_t each = round_up(workspace_bytes({.batch = call.batch, .length = call.length}), kPackedAlign);
-  kernel_->run(call, threads, {memory.take(each * threads), each});
+  kernel_->run(call, threads, {memory.take(each * threads.count), each});
 }
 
 std::vector<std::string> instruction_sets() {

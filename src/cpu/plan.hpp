@@ -30,10 +30,10 @@ class Plan {
   [[nodiscard]] std::string explain(const Extent& extent) const;
 
   // `packed`: packed_bytes() bytes, aligned to kPackedAlign. Throws Error(usage).
-  void pack(const Pack& call, int threads) const;
+  void pack(const Pack& call, const Threads& threads) const;
   // Returns when y is written. Bitwise the same for every number of threads (1 to kMaxThreads). Safe from many threads
   // at once. Throws Error(usage | unsupported) for what cannot be run, before anything is written.
-  void run(const Call& call, int threads) const;
+  void run(const Call& call, const Threads& threads) const;
 
  private:
   Layer layer_;

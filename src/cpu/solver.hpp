@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "cpu/threads.hpp"
 #include "kernels/call.h"
 #include "problem/layer.hpp"
 #include "problem/phases.hpp"
@@ -56,10 +57,10 @@ class Kernel {
 
   // The packed weights do not depend on the instruction set: they can be saved and loaded. Aligned to kPackedAlign.
   [[nodiscard]] virtual std::int64_t packed_bytes() const = 0;
-  virtual void pack(const Pack& call, int threads) const = 0;
+  virtual void pack(const Pack& call, const Threads& threads) const = 0;
   // Every thread's own memory for a call, beside the tensors.
   [[nodiscard]] virtual std::int64_t workspace_bytes(const Extent& extent) const = 0;
-  virtual void run(const Call& call, int threads, Workspace workspace) const = 0;
+  virtual void run(const Call& call, const Threads& threads, Workspace workspace) const = 0;
   [[nodiscard]] virtual std::string explain(const Extent& extent) const = 0;
 };
 

@@ -128,18 +128,31 @@ std::atomic<Pool*>& pool() {
 
 }  // namespace
 
-void parallel_for(int threads, std::int64_t tasks, void (*body)(void*, std::int64_t, int), void* context) {
-  threads = static_cast<int>(std::min<std::int64_t>(threads, tasks));
-  Job job{.body = body, .context = context, .tasks = tasks, .threads = std::max(threads, 1)};
-  if (threads > 1) {
+void parallel_for(const Threads& threads, std::int64_t tasks, void (*body)(void*, std::int64_t, int), void* context) {
+  const int most = static_cast<int>(std::min<std::int64_t>(threads.count, tasks));
+  Job job{.body = body, .context = context, .tasks = tasks, .threads = std::max(most, 1)};
+  if (most > 1 && threads.parallel != nullptr) {
+    struct Seats {
+      Job& job;
+      std::atomic<int> taken{0};
+    } seats{job};
+    // All of them even for fewer tasks: a team that changes its size ends threads and starts others.
+    threads.parallel(
+        [](void* data) {
+          auto& all = *static_cast<Seats*>(data);
+          const int seat = all.taken.fetch_add(1, std::memory_order_relaxed);
+          if (seat < all.job.threads) all.job.work(seat);
+        },
+        &seats, static_cast<unsigned>(threads.count), 0);
+  } else if (most > 1) {
     Pool& all = *pool().load();
     if (all.try_take()) {
-      all.run(job, threads);
+      all.run(job, most);
       all.give_back();
       return;
     }
   }
-  job.work(0);
+  job.work(0);  // what is left, which is all of it where there are no other threads
 }
 
 }  // namespace tconv::cpu

@@ -8,15 +8,27 @@ namespace tconv::cpu {
 
 inline constexpr int kMaxThreads = 1024;
 
-// Calls `body(task, thread)` once for every task below `tasks`, on at most `threads` threads (1 to kMaxThreads), and
-// returns when all are done; `thread` is below `threads` and no two tasks have one at a time. A thread takes
-// neighbouring tasks. The body must not throw. Where another call holds the threads, this one does its tasks alone, so
-// what a body computes must not depend on the thread.
-void parallel_for(int threads, std::int64_t tasks, void (*body)(void* context, std::int64_t task, int thread),
-                  void* context);
+// Threads of somebody else: calls `body(data)` once on each of up to `threads` threads, the caller's among them, and
+// returns when all calls have. `flags` are 0. GNU OpenMP's GOMP_parallel is one.
+using Parallel = void (*)(void (*body)(void*), void* data, unsigned threads, unsigned flags);
+
+// On how many threads (1 to kMaxThreads), and whose: ours where `parallel` is null.
+struct Threads {
+  int count = 1;
+  Parallel parallel = nullptr;
+  Threads(int n) : count(n) {}  // NOLINT(google-explicit-constructor): a number of ours is what most callers have
+  Threads(int n, Parallel p) : count(n), parallel(p) {}
+};
+
+// Calls `body(task, thread)` once for every task below `tasks`, on at most so many threads, and returns when all are
+// done; `thread` is below their number and no two tasks have one at a time. A thread takes neighbouring tasks. The body
+// must not throw. Where another call holds our threads, this one does its tasks alone, so what a body computes must not
+// depend on the thread.
+void parallel_for(const Threads& threads, std::int64_t tasks,
+                  void (*body)(void* context, std::int64_t task, int thread), void* context);
 
 template <typename Body>
-void parallel_for(int threads, std::int64_t tasks, Body&& body) {
+void parallel_for(const Threads& threads, std::int64_t tasks, Body&& body) {
   parallel_for(
       threads, tasks,
       [](void* context, std::int64_t task, int thread) {
