@@ -403,6 +403,29 @@ struct GemmSm80 {
 
   // --- epilogue ---------------------------------------------------------------------------------
 
+  // Bias and activation ahead of the loop that stores, whose addresses leave no registers for a tanh.
+  __device__ void finish(Sums& sums) const {
+    const Place at = place();
+    const Seat me = seat();
+    const long long channel = static_cast<long long>(at.group) * Layer::C_OUT + at.channel;
+#pragma unroll
+    for (int m = 0; m < DOWN; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = me.down + m * 16 + ptx::d_row(me.lane, 2 * half), of_band = row % Schedule::BAND;
+        const int c = WHOLE ? row / Schedule::BAND * Schedule::BAND_CHANNELS + of_band / Layer::LIVE : 0;
+        if (at.channel + c >= Layer::C_OUT) continue;
+        const float b = Layer::BIAS ? Storage::load(static_cast<const Element*>(call.bias)[channel + c]) : 0.0f;
+        const float alpha = alpha_after<Layer, float>(call.y_alpha, channel + c);
+#pragma unroll
+        for (int n = 0; n < ACROSS; ++n) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) sums[m][n][2 * half + e] = after<Layer>(sums[m][n][2 * half + e] + b, alpha);
+        }
+      }
+    }
+  }
+
   __device__ void write(const Sums& sums) const {
     Element* const buffer = reinterpret_cast<Element*>(shared);
 #pragma unroll 1
@@ -429,7 +452,7 @@ struct GemmSm80 {
             continue;
           const float b = Layer::BIAS ? Storage::load(bias[c]) : 0.0f;
           const float alpha = alpha_after<Layer, float>(call.y_alpha, channel + c);
-          const Element silent = Storage::round(after<Layer>(b, alpha));
+          const Element silent = Layer::GAP > 1 ? Storage::round(after<Layer>(b, alpha)) : Element{};
           const int c_now = c - part * OutPart::CHANNELS;
           Element* const to =
               buffer + (WHOLE ? c_now * Out::PITCH + out.shift(first_shift, c_now) + f * Layer::GAP
@@ -440,7 +463,7 @@ struct GemmSm80 {
             for (int e = 0; e < 2; ++e) {
               const int q = me.across + n * 8 + ptx::d_column(me.lane, e);
               Element* const at = to + (WHOLE ? q * Layer::STRIDE : q * Out::PITCH + out.shift(first_shift, q));
-              *at = Storage::round(after<Layer>(sums[m][n][2 * half + e] + b, alpha));
+              *at = Storage::round(Layer::AFTER == Activation::none ? sums[m][n][2 * half + e] + b : sums[m][n][2 * half + e]);
               // Dead phases: the samples up to the next live one.
               for (int dead = 1; dead < Layer::GAP; ++dead) at[dead] = silent;
             }
@@ -460,6 +483,7 @@ struct GemmSm80 {
     const GemmSm80 kernel{call, memory};
     Sums sums = {};
     kernel.sum(sums);
+    if constexpr (Layer::AFTER != Activation::none) kernel.finish(sums);
     kernel.write(sums);
   }
 

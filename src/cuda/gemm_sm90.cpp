@@ -59,7 +59,8 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
                                     : s.weight_stages;
   const std::int64_t out_at = ceil_div(s.stages * x_bytes + w_stages * shape.weight_bytes(s), 128) * 128;
   const std::int64_t barriers = s.stages + w_stages + (s.splits > 1 ? s.warpgroups : 0);
-  return out_at + ceil_div(s.warpgroups * out_bytes, 128) * 128 + 16 * barriers + 32 * s.warpgroups + 1024;
+  return out_at + ceil_div(s.warpgroups * out_bytes, 128) * 128 + 16 * barriers + std::int64_t{32} * s.warpgroups +
+         1024;
 }
 
 std::optional<std::string> refuse(const Problem& p, const Target& target) {
