@@ -5,12 +5,13 @@
 Needs torch and libtconv.so (TCONV_LIBRARY, or build/release/libtconv.so); ONNX Runtime's column needs onnxruntime and
 onnx. Every layer of the catalogue at its own batch, each thread count. The contestants take turns: a turn is 5 ms of
 rest, in which the others' threads fall asleep, a call that is not timed where calls are short, and timed calls; times
-are medians over all turns. Each call makes its output, as PyTorch's do; "ms_into" is ours into memory that is there,
-to which ONNX Runtime is compared, as it keeps its memory. First calls see the shape for the first time, after a longer
-rest; ours has packed its weights before ("pack_ms"), which happens once in a layer's life. Layers that PyTorch takes
-more than 5 s for, by trials at shorter lengths, are left out with the reason. Difference: the largest |ours - PyTorch|
-over max |PyTorch|. Memory: bench/cpu_memory.py, in a process of its own. The limit of a layer is that of `tconv plan
---target cpu` (TCONV_BINARY, or build/release/tconv), with rates measured in this run. FILE is written after every layer,
+are medians over all turns. Each call makes its output, as PyTorch's do, ours in huge pages where tconv.torch takes
+them; "ms_into" is ours into memory that is there, to which ONNX Runtime is compared, as it keeps its memory. First
+calls see the shape for the first time, after a longer rest; ours has packed its weights before ("pack_ms"), which
+happens once in a layer's life. Layers that PyTorch takes more than 5 s for, by trials at shorter lengths, are left out
+with the reason. Difference: the largest |ours - PyTorch| over max |PyTorch|. Memory: bench/cpu_memory.py, in a process
+of its own. The limit of a layer is that of `tconv plan --target cpu` (TCONV_BINARY, or build/release/tconv), with rates
+measured in this run. FILE is written after every layer,
 so that a run that is cut short keeps what it has.
 """
 
@@ -36,6 +37,7 @@ from layers import ROOT, catalogue, elements, out_length, problem, save, useful_
 
 sys.path.insert(0, str(ROOT / "python"))
 import tconv  # noqa: E402
+from tconv import _native  # noqa: E402
 
 try:
     import onnx
@@ -108,6 +110,8 @@ class Ours:
     def __call__(self, x, y=None):
         if y is None:
             y = torch.empty(x.shape[0], self.c_out, self.plan.out_length(x.shape[2]), dtype=x.dtype)
+            if y.nbytes >= _native.LARGE:
+                _native.prefer_huge_pages(y.data_ptr(), y.nbytes)
         self.plan.run(x.data_ptr(), self.packed.data_ptr(), self.bias, y.data_ptr(), x.shape[0], x.shape[2],
                       x.stride(), y.stride()[:2], threads=self.threads)
         return y

@@ -145,9 +145,10 @@ struct GemmSm90 {
   };
   // Blocks that run together share both operands through L2: a band of position tiles goes through all row tiles, and a
   // band's part of x stays in L2 meanwhile.
-  static constexpr int BAND_BYTES = 12 << 20;
-  static constexpr int BAND_FITS = BAND_BYTES / (POSITIONS * Layer::C_IN * SIZE);
-  static constexpr int BAND = BAND_FITS < 1 ? 1 : BAND_FITS > 64 ? 64 : BAND_FITS;
+  static constexpr long long BAND_BYTES = 12 << 20;
+  static constexpr long long BAND_FITS = BAND_BYTES / (1ll * POSITIONS * Layer::C_IN * SIZE);
+  static constexpr int BAND = BAND_FITS < 1 ? 1 : BAND_FITS > 64 ? 64 : static_cast<int>(BAND_FITS);
+  static_assert(1ll * BAND * ROW_TILES * Layer::GROUPS < (1ll << 31), "tiles of a band are counted in int");
   __device__ Tile tile_at(long long index) const {
     Tile t;
     long long place = index;  // among the position tiles of all images
@@ -165,6 +166,7 @@ struct GemmSm90 {
     t.position = first_position + (place - t.image * position_tiles) * POSITIONS;
     return t;
   }
+
   struct Ring {
     int slot = 0;
     unsigned parity = 0;
@@ -176,8 +178,8 @@ struct GemmSm90 {
 
   // --- producers --------------------------------------------------------------------------------
 
-  static constexpr int UNIT = 16 / SIZE;             // channels of 16 bytes
-  static constexpr int COLUMNS = ROW_BYTES / 16;     // units of a row
+  static constexpr int UNIT = 16 / SIZE;                 // channels of 16 bytes
+  static constexpr int COLUMNS = ROW_BYTES / 16;         // units of a row
   static constexpr int ROW_WARPS = PRODUCERS / COLUMNS;  // that share a column's rows
 
   __device__ static unsigned swizzled(unsigned offset) {

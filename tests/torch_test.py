@@ -8,6 +8,7 @@ import copy
 import gc
 import io
 import math
+import mmap
 import os
 import pathlib
 import pickle
@@ -49,6 +50,7 @@ from torch.testing._internal.common_methods_invocations import op_db  # noqa: E4
 
 import tconv  # noqa: E402
 import tconv.torch as drop_in  # noqa: E402
+from tconv import _native  # noqa: E402
 
 torch.set_num_threads(1)  # PyTorch's own threads wait by spinning, which a busy machine makes slow
 OPERATOR = torch.ops.tconv.conv_transpose1d.default
@@ -445,6 +447,31 @@ class Tensors(Case):
             torch.set_num_threads(before)
         self.assert_same(results[0], results[1])
         self.assert_same(results[0], results[2])
+
+    def test_large_outputs_in_huge_pages(self):
+        x, w = whole(1, 2, 300001), whole(2, 3, 4)
+        asked, ask = [], _native.prefer_huge_pages
+        try:
+            _native.prefer_huge_pages = lambda address, size: (asked.append((address, size)), ask(address, size))
+            y = drop_in.conv_transpose1d(x, w, None, 2, 1)
+            drop_in.conv_transpose1d(x[..., :1000], w, None, 2, 1)
+        finally:
+            _native.prefer_huge_pages = ask
+        self.assertEqual(asked, [(y.data_ptr(), y.nbytes)])
+        self.assert_same(y, F.conv_transpose1d(x, w, None, 2, 1))
+
+    @unittest.skipUnless(hasattr(mmap, "MADV_HUGEPAGE"), "this system has no huge pages to ask for")
+    def test_huge_pages_never_reach_beyond_the_memory(self):
+        kept, ask = [], _native._madvise
+        try:
+            _native._madvise = lambda *range_: kept.append(range_)
+            for address, size in ((1, 10), (4095, 4097), (8192, 4096), (8193, 3 * 4096)):
+                _native.prefer_huge_pages(address, size)
+                first, length, _ = kept.pop()
+                self.assertTrue(length == 0 or address <= first <= first + length <= address + size)
+                self.assertEqual((first % mmap.PAGESIZE, length % mmap.PAGESIZE), (0, 0))
+        finally:
+            _native._madvise = ask
 
     def test_transforms_and_modes_are_pytorchs(self):
         x, w = torch.randn(3, 2, 4, 7), torch.randn(4, 3, 5)

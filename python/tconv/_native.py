@@ -1,6 +1,7 @@
 """libtconv.so by ctypes: pointers in, launches out. Nothing here needs torch."""
 
 import ctypes
+import mmap
 import os
 import pathlib
 import struct
@@ -10,6 +11,19 @@ ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "elu": 3, "gelu": 4, "tanh
 CPU = -1
 INVALID, UNSUPPORTED = 2, 3  # of tconv_status
 ALIGN = 256  # bytes, of packed weights
+LARGE = 4 << 20  # bytes, from which on NumPy, too, asks for huge pages
+
+_madvise = getattr(ctypes.CDLL(None), "madvise", None) if hasattr(mmap, "MADV_HUGEPAGE") else None
+if _madvise is not None:
+    _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
+def prefer_huge_pages(address, size):
+    """Of memory on the CPU that is about to be written for the first time: getting it from the system page by page takes
+    longer than a layer's arithmetic. A hint, which a system may not know."""
+    if _madvise is not None:
+        first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+        _madvise(first, max(address + size - first, 0) // mmap.PAGESIZE * mmap.PAGESIZE, mmap.MADV_HUGEPAGE)
 
 
 class _Problem(ctypes.Structure):
