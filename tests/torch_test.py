@@ -449,7 +449,7 @@ class Tensors(Case):
         self.assert_same(results[0], results[2])
 
     def test_large_outputs_in_huge_pages(self):
-        x, w = whole(1, 2, 300001), whole(2, 3, 4)
+        x, w = whole(1, 2, 1500001), whole(2, 3, 4)
         asked, ask = [], _native.prefer_huge_pages
         try:
             _native.prefer_huge_pages = lambda address, size: (asked.append((address, size)), ask(address, size))

@@ -151,7 +151,7 @@ def _engine(input, weight, bias, stride, padding, output_padding, groups, dilati
     if channels != layer.c_in or length < 1 or out_length < 1 or input.get_device() != layer.device:
         return None
     y = input.new_empty(size)
-    if layer.device < 0 and batch * c_out * out_length >= _native.LARGE // 4 and y.nbytes >= _native.LARGE:
+    if layer.device < 0 and y.nbytes in _native.HUGE_PAGES:
         _native.prefer_huge_pages(y.data_ptr(), y.nbytes)
     threads = _packed.threads()
     how = _hows.get((stream, threads))
