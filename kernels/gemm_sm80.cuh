@@ -403,6 +403,20 @@ struct GemmSm80 {
 
   // --- epilogue ---------------------------------------------------------------------------------
 
+  // What a row of the tile is: a channel of those from at.channel, a phase of those from at.phase, or only padding.
+  struct Output {
+    int channel, phase;
+    bool real;
+  };
+  __device__ static Output output_of(const Place& at, int row) {
+    const int of_band = row % Schedule::BAND;
+    const int channel = WHOLE ? row / Schedule::BAND * Schedule::BAND_CHANNELS + of_band / Layer::LIVE : 0;
+    const int phase = WHOLE ? of_band % Layer::LIVE : row;
+    return {channel, phase,
+            (!WHOLE || of_band < Schedule::BAND_CHANNELS * Layer::LIVE) && at.channel + channel < Layer::C_OUT &&
+                at.phase + phase < Layer::LIVE};
+  }
+
   // Bias and activation ahead of the loop that stores, whose addresses leave no registers for a tanh.
   __device__ void finish(Sums& sums) const {
     const Place at = place();
@@ -412,9 +426,9 @@ struct GemmSm80 {
     for (int m = 0; m < DOWN; ++m) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int row = me.down + m * 16 + ptx::d_row(me.lane, 2 * half), of_band = row % Schedule::BAND;
-        const int c = WHOLE ? row / Schedule::BAND * Schedule::BAND_CHANNELS + of_band / Layer::LIVE : 0;
-        if (at.channel + c >= Layer::C_OUT) continue;
+        const Output row = output_of(at, me.down + m * 16 + ptx::d_row(me.lane, 2 * half));
+        if (!row.real) continue;
+        const int c = row.channel;
         const float b = Layer::BIAS ? Storage::load(static_cast<const Element*>(call.bias)[channel + c]) : 0.0f;
         const float alpha = alpha_after<Layer, float>(call.y_alpha, channel + c);
 #pragma unroll
@@ -444,12 +458,9 @@ struct GemmSm80 {
         if (PARTS > 1 && (me.down + m * 16) / OutPart::ROWS_NOW != part) continue;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const int row = me.down + m * 16 + ptx::d_row(me.lane, 2 * half), of_band = row % Schedule::BAND;
-          const int c = WHOLE ? row / Schedule::BAND * Schedule::BAND_CHANNELS + of_band / Layer::LIVE : 0;
-          const int f = WHOLE ? of_band % Layer::LIVE : row;
-          if ((WHOLE && of_band >= Schedule::BAND_CHANNELS * Layer::LIVE) || at.channel + c >= Layer::C_OUT ||
-              at.phase + f >= Layer::LIVE)
-            continue;
+          const Output row = output_of(at, me.down + m * 16 + ptx::d_row(me.lane, 2 * half));
+          if (!row.real) continue;
+          const int c = row.channel, f = row.phase;
           const float b = Layer::BIAS ? Storage::load(bias[c]) : 0.0f;
           const float alpha = alpha_after<Layer, float>(call.y_alpha, channel + c);
           const Element silent = Layer::GAP > 1 ? Storage::round(after<Layer>(b, alpha)) : Element{};
