@@ -65,6 +65,11 @@ struct Segments {
   static constexpr int VECTOR = 16 / sizeof(Element);  // samples of a 16-byte store
   static constexpr int PITCH = segment_pitch<Element>(Shape::SEGMENT);
   static constexpr int BYTES = Shape::SEGMENTS * PITCH * sizeof(Element);
+  // Threads that write a segment together: sixteen, or more where there are not segments for all.
+  static constexpr int lanes_from(int lanes) {
+    return Shape::THREADS / (2 * lanes) >= Shape::SEGMENTS ? lanes_from(2 * lanes) : lanes;
+  }
+  static constexpr int LANES = lanes_from(16), STEP = Shape::THREADS / LANES;
 
   const Call& call;
   // Of the first output.
@@ -115,8 +120,7 @@ struct Segments {
   // The first `segments` from shared memory to y: whole 16-byte granules, and one by one what is left at either end. A
   // thread serves every STEP-th segment, whose starts agree modulo 16 bytes, so it has one alignment for all of them.
   __device__ void write(const Element* buffer, int segments, int thread) const {
-    constexpr int LANES = 16, STEP = Shape::THREADS / LANES;
-    static_assert(STEP % VECTOR == 0, "STEP segments further, the alignment is the same");
+    static_assert(STEP % VECTOR == 0 || STEP >= Shape::SEGMENTS, "STEP segments further, the alignment is the same");
     const int lane = thread % LANES, first = thread / LANES;
     Span now = span(first);
     const Element* row = buffer + first * PITCH + now.shift;

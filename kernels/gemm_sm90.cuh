@@ -69,10 +69,11 @@ struct GemmSm90 {
   // DRAM writes fastest, so all positions at once, and a part of the channels at a time where shared memory is short.
   static constexpr int SEGMENT = WHOLE ? GROUP_POSITIONS * Layer::STRIDE : TILE_PHASES * Layer::GAP;
   static constexpr int PITCH = segment_pitch<Element>(SEGMENT);
+  static constexpr int OUT_MOST = (PLANES == 1 ? 20 : 10) * 1024;  // two planes take the room themselves
   static constexpr int parts_from(int parts) {
     const bool splits = WHOLE && TILE_CHANNELS * Layer::LIVE == ROWS && ROWS % (16 * parts) == 0 &&
                         TILE_CHANNELS % (2 * parts) == 0;
-    return splits && TILE_CHANNELS / parts * PITCH * SIZE > 20 * 1024 ? parts_from(2 * parts) : parts;
+    return splits && TILE_CHANNELS / parts * PITCH * SIZE > OUT_MOST ? parts_from(2 * parts) : parts;
   }
   static constexpr int PARTS = parts_from(1);
   static constexpr int PART_CHANNELS = TILE_CHANNELS / PARTS;
@@ -95,8 +96,9 @@ struct GemmSm90 {
   static constexpr int THREADS = 128 * CONSUMERS + 32 * PRODUCERS;
   // Two consumer groups take registers from the producers. More than the launch's, and the block would wait for them forever.
   static constexpr bool MOVE_REGISTERS = CONSUMERS == 2;
-  // 16-bit samples take more arithmetic on their way out than 32-bit ones.
-  static constexpr int CONSUMER_REGISTERS = SIZE == 4 ? 184 : 192, PRODUCER_REGISTERS = 256 - CONSUMER_REGISTERS;
+  // 16-bit samples take more arithmetic on their way out than 32-bit ones; three terms need two sets of sums.
+  static constexpr int CONSUMER_REGISTERS = SIZE == 2 ? 192 : PLANES == 1 ? 184 : 200;
+  static constexpr int PRODUCER_REGISTERS = 256 - CONSUMER_REGISTERS;
   static_assert(CONSUMERS <= 2 && PRODUCERS == 8, "512 threads of 128 registers: half of them consumers");
 
   struct OutShape {
@@ -210,7 +212,8 @@ struct GemmSm90 {
   struct Rows {
     static constexpr int ROW_STEP = 32 * WIDTH * ROW_WARPS;
     static constexpr int ROUNDS = (X_ROWS + ROW_STEP - 1) / ROW_STEP;
-    static constexpr int ROOM = Layer::BEFORE == Activation::snake && SIZE == 2 ? 24 : 40;  // the sine needs its own
+    // The sine needs registers of its own, and of three terms the consumers have more.
+    static constexpr int ROOM = (Layer::BEFORE == Activation::snake && SIZE == 2) || PLANES == 2 ? 24 : 40;
     static constexpr int MOST = ROOM / (WIDTH * SIZE <= 4 ? UNIT : UNIT * WIDTH * SIZE / 4);
     static constexpr int BATCHES = (ROUNDS + MOST - 1) / MOST;
     static constexpr int COUNT = (ROUNDS + BATCHES - 1) / BATCHES;  // of a batch
@@ -394,24 +397,52 @@ struct GemmSm90 {
 
   using Accumulators = float[Schedule::TILES][ROWS / 2];
 
-  // One (chunk, tap): STEPS_NOW products for each of COUNT tiles and term.
+  // The matrix unit cuts its sums off instead of rounding them, so in three terms it sums one (chunk, tap) at a time, and
+  // those sums are added up in f32. Their registers come beside the accumulators: where these are many, for half the rows.
+  static constexpr bool PROMOTE = Storage::TERMS == 3;
+  static constexpr int PART_ROWS = (Schedule::TILES + 1) * ROWS / 2 <= 160 ? ROWS : ROWS / 2;
+  static_assert(!PROMOTE || (PART_ROWS % 8 == 0 && Schedule::TILES * ROWS / 2 + PART_ROWS / 2 <= 160));
+
   template <int COUNT, int STEPS_NOW>
-  __device__ static void multiply(Accumulators& acc, unsigned x, unsigned w, bool& first) {
-    using Instruction = ptx::Wgmma<Storage::OPERAND, ROWS>;
+  __device__ static void multiply_and_promote(Accumulators& acc, unsigned x, unsigned w) {
+    using Instruction = ptx::Wgmma<Storage::OPERAND, PART_ROWS>;
 #pragma unroll
     for (int t = 0; t < COUNT; ++t) {
 #pragma unroll
-      for (int term = Storage::TERMS - 1; term >= 0; --term) {
-        // Small terms first: they would be cut off against a large sum.
-        const unsigned a = x + t * 64 * ROW_BYTES + (term == 1 ? X_PLANE : 0);
-        const unsigned b = w + (term == 2 ? W_PLANE : 0);
+      for (int part = 0; part < ROWS / PART_ROWS; ++part) {
+        float sums[PART_ROWS / 2];
+        ptx::wgmma_fence();
 #pragma unroll
-        for (int s = 0; s < STEPS_NOW; ++s)
-          Instruction::issue(acc[t], ptx::matrix_descriptor<ROW_BYTES>(a + s * 32),
-                             ptx::matrix_descriptor<ROW_BYTES>(b + s * 32),
-                             !(first && s == 0 && term == Storage::TERMS - 1));
+        for (int term = Storage::TERMS - 1; term >= 0; --term) {  // small terms first
+          const unsigned a = x + t * 64 * ROW_BYTES + (term == 1 ? X_PLANE : 0);
+          const unsigned b = w + part * PART_ROWS * ROW_BYTES + (term == 2 ? W_PLANE : 0);
+#pragma unroll
+          for (int s = 0; s < STEPS_NOW; ++s)
+            Instruction::issue(sums, ptx::matrix_descriptor<ROW_BYTES>(a + s * 32),
+                               ptx::matrix_descriptor<ROW_BYTES>(b + s * 32), term != Storage::TERMS - 1 || s != 0);
+        }
+        ptx::wgmma_commit();
+        ptx::wgmma_wait<0>();
+#pragma unroll
+        for (int j = 0; j < PART_ROWS / 2; ++j) acc[t][part * (PART_ROWS / 2) + j] += sums[j];
       }
     }
+  }
+
+  // One (chunk, tap): STEPS_NOW products for each of COUNT tiles.
+  template <int COUNT, int STEPS_NOW>
+  __device__ static void multiply(Accumulators& acc, unsigned x, unsigned w, bool& first) {
+    if constexpr (PROMOTE) return multiply_and_promote<COUNT, STEPS_NOW>(acc, x, w);
+    using Instruction = ptx::Wgmma<Storage::OPERAND, ROWS>;
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int t = 0; t < COUNT; ++t) {
+#pragma unroll
+      for (int s = 0; s < STEPS_NOW; ++s)
+        Instruction::issue(acc[t], ptx::matrix_descriptor<ROW_BYTES>(x + t * 64 * ROW_BYTES + s * 32),
+                           ptx::matrix_descriptor<ROW_BYTES>(w + s * 32), !(first && s == 0));
+    }
+    ptx::wgmma_commit();
     first = false;
   }
 
@@ -423,48 +454,52 @@ struct GemmSm90 {
   // wait for it behind the loop, as a thread two phases behind a barrier would not see it move.
   template <int COUNT>
   __device__ void sum(Accumulators& acc, Rings& ring, int group, int thread, bool w_is_here) const {
-    bool first = true;
+    [[maybe_unused]] bool first = true;
+    if constexpr (PROMOTE && COUNT > 0) {
+#pragma unroll
+      for (int t = 0; t < COUNT; ++t) {
+#pragma unroll
+        for (int j = 0; j < ROWS / 2; ++j) acc[t][j] = 0;
+      }
+    }
     int x_held = -1, w_held = -1;  // slots that products still in flight read
+    const auto release = [&] {
+      if (thread == 0) {
+        if (w_held >= 0) release_w(group, w_held);
+        if (x_held >= 0) ptx::mbarrier_arrive(x_empty(x_held));
+      }
+      w_held = x_held = -1;
+    };
     for (int chunk = first_chunk(); chunk < end_chunk(); ++chunk) {
       if (COUNT > 0 || thread == 0) ptx::mbarrier_wait(x_full(ring.x.slot), ring.x.parity);
       const unsigned x = shared + X_AT + ring.x.slot * X_BYTES + group * GROUP_POSITIONS * ROW_BYTES;
 #pragma unroll 1
       for (int tap = 0; tap < Layer::TAPS; ++tap) {
         if (!w_is_here && (COUNT > 0 || RESIDENT || thread == 0)) ptx::mbarrier_wait(w_full(ring.w.slot), ring.w.parity);
+        // With one stage of x, the next chunk cannot come before this one is released.
+        const bool drain = PROMOTE || (X_STAGES == 1 && tap == Layer::TAPS - 1);
         if constexpr (COUNT > 0) {
           const unsigned w = shared + W_AT + ring.w.slot * W_BYTES;
           const unsigned x_tap = x + (LEAD - tap * Layer::JUMP) * ROW_BYTES;
-          ptx::wgmma_fence();
           if (LAST_STEPS == STEPS || chunk < CHUNKS - 1)
             multiply<COUNT, STEPS>(acc, x_tap, w, first);
           else
             multiply<COUNT, LAST_STEPS>(acc, x_tap, w, first);
-          ptx::wgmma_commit();
-          // With one stage of x, the next chunk cannot come before this one is released.
-          if (X_STAGES == 1 && tap == Layer::TAPS - 1)
+          if (drain)
             ptx::wgmma_wait<0>();
           else
             ptx::wgmma_wait<1>();
         }
-        if (thread == 0) {
-          if (w_held >= 0) release_w(group, w_held);
-          if (x_held >= 0) ptx::mbarrier_arrive(x_empty(x_held));
-        }
+        release();
         w_held = ring.w.slot;
         x_held = tap == Layer::TAPS - 1 ? ring.x.slot : -1;
-        if (X_STAGES == 1 && x_held >= 0) {
-          if (thread == 0) ptx::mbarrier_arrive(x_empty(x_held));
-          x_held = -1;
-        }
+        if (drain) release();
         ring.w.template next<W_STAGES>();
       }
       ring.x.template next<X_STAGES>();
     }
     if constexpr (COUNT > 0) ptx::wgmma_wait<0>();
-    if (thread == 0) {
-      release_w(group, w_held);
-      if (x_held >= 0) ptx::mbarrier_arrive(x_empty(x_held));
-    }
+    release();
     if constexpr (COUNT == 0) ptx::barrier(1 + group, 128);
   }
 

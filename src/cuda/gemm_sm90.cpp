@@ -45,10 +45,11 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   const std::int64_t channels = shape.tile_channels(s);
   const std::int64_t segment = whole ? group_positions * p.stride : s.rows * shape.gap;
   const std::int64_t pitch = ceil_div(segment, vector) * vector + vector;
-  constexpr std::int64_t kOutBytes = 20 << 10;  // of a group, beyond which it stores in parts
+  const std::int64_t most = std::int64_t{shape.planes == 1 ? 20 : 10}
+                            << 10;  // of a group, beyond which it stores in parts
   std::int64_t parts = 1;
   while (whole && channels * shape.live == s.rows && s.rows % (16 * parts) == 0 && channels % (2 * parts) == 0 &&
-         channels / parts * pitch * shape.element_bytes > kOutBytes)
+         channels / parts * pitch * shape.element_bytes > most)
     parts *= 2;
   const std::int64_t segments = whole ? channels / parts : group_positions;
   // Split, a block's sums of each position in a pitch of 8 modulo 32 instead.
@@ -115,7 +116,7 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
     }
     all.push_back(s);
   };
-  if (rows <= 64) add(512, 2, 1);
+  if (rows <= 64 && shape.planes == 1) add(512, 2, 1);
   add(256, 2, 1);
   add(128, 2, 1);
   add(64, 1, 1);

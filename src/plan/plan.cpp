@@ -43,8 +43,9 @@ Candidate fma_candidate(const Workload& workload, const Target& target, const Li
                         .stages = 1};
   // One FFMA or IMAD a product, padding of the phases included.
   const double padded = static_cast<double>(phases) / static_cast<double>(std::min<std::int64_t>(shape.live, phases));
-  const double rate = achievable_flops(
-      target, p.arithmetic == Arithmetic::f64 || p.arithmetic == Arithmetic::i32 ? p.arithmetic : Arithmetic::f32);
+  const bool exact = p.arithmetic == Arithmetic::f64 || p.arithmetic == Arithmetic::i32;
+  const double rate =
+      exact ? achievable_flops(target, p.arithmetic) : target.fp32_flops.value * target.fma_fraction.value;
   candidate.memory_seconds = limit.memory_seconds;
   candidate.arithmetic_seconds = 2 * limit.work.useful_flops * padded / rate;
   candidate.issue_seconds = candidate.arithmetic_seconds;

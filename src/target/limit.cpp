@@ -49,7 +49,8 @@ Fact peak_flops(const Target& target, Arithmetic arithmetic) {
 }
 
 double achievable_flops(const Target& target, Arithmetic arithmetic) {
-  return peak_flops(target, arithmetic).value * best_fraction(target, arithmetic).value;
+  const double own = peak_flops(target, arithmetic).value * best_fraction(target, arithmetic).value;
+  return arithmetic == Arithmetic::f32 ? std::max(own, achievable_flops(target, Arithmetic::tf32) / 3) : own;
 }
 
 double achievable_dram(const Target& target, double bytes_read, double bytes_written) {

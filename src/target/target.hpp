@@ -63,7 +63,8 @@ struct Target {
 
 // Peak useful-arithmetic rate in flop/s for an arithmetic on a target (f32: FFMA).
 [[nodiscard]] Fact peak_flops(const Target& target, Arithmetic arithmetic);
-// What the best known matrix product reaches of that peak.
+// What the best known matrix product reaches: of that peak, or in f32 with three products in TF32 for one, hi*hi +
+// hi*lo + lo*hi, where they are faster.
 [[nodiscard]] double achievable_flops(const Target& target, Arithmetic arithmetic);
 // DRAM bytes per second for this mix of bytes read and written, interpolated between the measured mixes by
 // the share of bytes written; a mix that reads more than it writes gets the 1:1 figure.
