@@ -51,7 +51,7 @@ std::vector<Ceiling> ceilings(const Facts& facts) {
   const bool same = std::abs(achieved / ffma - 1) < 0.02;
   // f32 on the matrix unit, which no peak of f32 bounds.
   const bool three_terms = arithmetic == Arithmetic::f32 && achieved > peak;
-  const std::string unit = three_terms                     ? "f32 as three TF32 products"
+  const std::string unit = three_terms                     ? "f32 in 3 TF32"
                            : arithmetic == Arithmetic::f32 ? "FFMA"
                                                            : std::string(name(arithmetic)) + (same ? " and FFMA" : "");
   out.push_back({achieved, unit + ", achievable",
