@@ -106,6 +106,18 @@ class Current {
   bool pushed_ = false;
 };
 
+// Lets this thread load modules while a stream is captured: what that allocates is no part of a graph.
+class Uncaptured {
+ public:
+  Uncaptured() { check(driver().cuThreadExchangeStreamCaptureMode(&mode_), "cuThreadExchangeStreamCaptureMode"); }
+  ~Uncaptured() { driver().cuThreadExchangeStreamCaptureMode(&mode_); }
+  Uncaptured(const Uncaptured&) = delete;
+  Uncaptured& operator=(const Uncaptured&) = delete;
+
+ private:
+  int mode_ = kCaptureModeRelaxed;  // then what it was before
+};
+
 struct Loaded {
   Schedule schedule;
   Cubin facts;  // without its bytes
@@ -280,6 +292,7 @@ Plan::Plan(const Layer& layer, int device, std::string_view solver) : state_(std
   const std::vector<Cubin> cubins = compile_all(*state.choice.solver, layer, here.target, state.choice.schedules);
   state.machine = &here;
   const Current current(here.context);
+  const Uncaptured uncaptured;
   state.loaded.reserve(cubins.size());
   for (std::size_t i = 0; i < cubins.size(); ++i) state.load(cubins[i], state.choice.schedules[i]);
 }
