@@ -7,7 +7,8 @@ bench/generators.py: batch 1, no gradients. Both models have the same weights an
 which the other's threads fall asleep, and one call on the same input. Times are medians over all turns, in ms for a
 second of audio; how many times as fast is the median of the turns' own ratios. "fixed" is one length; "random" takes
 lengths between a half and one and a half of it, from a stream steps of one to four frames. "eager" is the model as it is,
-"compiled" the same under torch.compile(dynamic=True), which takes minutes a model. On a GPU each call starts with a cold
+"compiled" the same under torch.compile with the length dynamic, which takes minutes a model; a stream's state is copied
+between its calls, so that its strides stay what was compiled. On a GPU each call starts with a cold
 L2 and an idle GPU, and CUDA events around it tell the time, launches included; float32 is TF32 in convolutions,
 PyTorch's default. Share: the part of a call's time between hooks before and after each transposed convolution, its
 weight_norm included, in calls that are not timed otherwise. Difference: the largest |after - before| over max |before|.
@@ -77,16 +78,23 @@ class Contestant:
 
     def __init__(self, model, device, compiled):
         self.model, self.device = model, device
-        self.run = torch.compile(model, dynamic=True) if compiled else model
+        self.streams = hasattr(model, "start")
+        # Of a stream's tensors all but x have sizes that stay; as symbols, their hundreds would take longer to compile.
+        self.run = torch.compile(model, dynamic=None if self.streams else True) if compiled else model
         self.state = None
 
     def __call__(self, x):
-        if not hasattr(self.model, "start"):
+        if not self.streams:
             return self.run(x)
         if self.state is None:
             self.state = self.model.start(x.shape[0], x)
         y, self.state = self.run(x, self.state)
         return y
+
+    def settle(self):
+        """Between calls: the state in memory of its own."""
+        if self.state is not None:
+            self.state = [part.clone(memory_format=torch.contiguous_format) for part in self.state]
 
     def ms(self, x):
         time.sleep(cpu.REST)
@@ -97,6 +105,7 @@ class Contestant:
         end = Mark(self.device)
         if self.device == "cuda":
             torch.cuda.synchronize()
+        self.settle()
         return end.since(start)
 
     def share(self, x):
@@ -121,8 +130,11 @@ def inputs(generator, model, frames, device, dtype):
     draw, source = random.Random(1), torch.Generator().manual_seed(1)
     while True:
         least, most = (1, STREAM_FRAMES) if hasattr(model, "start") else (max(frames // 2, 1), frames + frames // 2)
-        yield {kind: torch.randn(1, generator.channels, length, generator=source).to(device, dtype)
-               for kind, length in (("fixed", frames), ("random", draw.randint(least, most)))}
+        x = {kind: torch.randn(1, generator.channels, length, generator=source).to(device, dtype)
+             for kind, length in (("fixed", frames), ("random", draw.randint(least, most)))}
+        for one in x.values():
+            torch._dynamo.maybe_mark_dynamic(one, 2)
+        yield x
 
 
 def no_compiler():
@@ -153,6 +165,8 @@ def measure(name, given, compiled, row_seconds):
     for x in itertools.islice(stream, 2):  # compiles; the second time for lengths that vary
         for kind in ("fixed", "random"):
             outputs = [contestant(x[kind]) for contestant in contestants.values()]
+            for contestant in contestants.values():
+                contestant.settle()
     result["difference"] = ((outputs[1] - outputs[0]).abs().max() / outputs[0].abs().max()).item()
     if not compiled:
         for key, contestant in contestants.items():

@@ -53,7 +53,8 @@ def on_gpu(case, *left_out):
     return type(case.__name__, (case, OnGpu), {"__module__": __name__} | dict.fromkeys(left_out))
 
 
-SampleInputs = on_gpu(torch_test.SampleInputs)
+SampleInputs = on_gpu(torch_test.SampleInputs, "test_gradient_where_pytorchs_own_is_wrong",
+                      "test_gradient_of_one_sample_with_channels_side_by_side")
 Refusals = on_gpu(torch_test.Refusals)
 Tensors = on_gpu(torch_test.Tensors, "test_threads_setting_changes_nothing", "test_large_outputs_in_huge_pages",
                  "test_huge_pages_never_reach_beyond_the_memory")

@@ -224,6 +224,10 @@ struct Plan::State {
   std::vector<Loaded> loaded;
   std::vector<Image> images;
   std::int64_t packed_bytes = 0;
+  // The last choice: asking the model costs a microsecond and more, and calls repeat their sizes.
+  std::mutex last_mutex;
+  Extent last_extent{.batch = 0, .length = 0};
+  std::size_t last_chosen = 0;
 
   State() = default;
   State(const State&) = delete;
@@ -313,7 +317,13 @@ std::vector<Plan::Compiled> Plan::compiled() const {
 }
 
 std::size_t Plan::choose(const Extent& extent) const {
-  return fastest(solver(), state_->choice.schedules, {problem(), extent}, target());
+  State& state = *state_;
+  const std::lock_guard lock(state.last_mutex);
+  if (extent != state.last_extent) {
+    state.last_chosen = fastest(solver(), state.choice.schedules, {problem(), extent}, target());
+    state.last_extent = extent;
+  }
+  return state.last_chosen;
 }
 
 std::string Plan::explain(const Extent& extent) const {
