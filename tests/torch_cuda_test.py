@@ -3,8 +3,8 @@ CUDA graphs, TF32. Skips with the reason where there is none.
 
     python3 tests/torch_cuda_test.py [CASE...]
 
-Prints a line for every test, and at the end one for every failure. A first run compiles some 600 layers, as many at once as
-there are cores; TCONV_SEED repeats a run's random problems."""
+Prints a line for every test, and at the end one for every failure. A first run compiles some 600 layers, most of them
+as many at once as there are cores; TCONV_SEED repeats a run's random problems."""
 
 import gc
 import os

@@ -195,21 +195,21 @@ class Random(Case):
             x = torch.randn(batch, length, c_in).transpose(1, 2) if chance.random() < 0.3 else torch.randn(
                 batch, c_in, length)
             w = torch.randn(c_in, c_out // groups, kernel) / math.sqrt(c_in)
-            problems.append(([x.to(dtype), w.to(dtype), *([torch.randn(c_out).to(dtype)] if chance.random() < 0.6 else [])],
-                             numbers))
+            tensors = [x.to(dtype), w.to(dtype)] + ([torch.randn(c_out).to(dtype)] if chance.random() < 0.6 else [])
+            problems.append((tensors, numbers))
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # where plans are compiled, for a GPU
             plans = list(pool.map(self.plan, *zip(*problems)))
         for number, (plan, (tensors, numbers)) in enumerate(zip(plans, problems)):
-            with self.subTest(number=number, dtype=tensors[0].dtype, x=tuple(tensors[0].shape), w=tuple(tensors[1].shape),
-                              numbers=numbers):
+            x, w = tensors[:2]
+            with self.subTest(number=number, dtype=x.dtype, x=tuple(x.shape), w=tuple(w.shape), numbers=numbers):
                 self.check(plan, tensors, numbers, worst)
         print("largest error over its bound:", {str(k): round(v, 3) for k, v in worst.items()})
 
     def plan(self, tensors, numbers):
         x, w = tensors[:2]
         stride, padding, output_padding, groups, dilation = numbers
-        return _packed.plan(w.shape[0], w.shape[1] * groups, w.shape[2], stride, padding, output_padding, dilation, groups,
-                            drop_in._ARITHMETIC[x.dtype], len(tensors) == 3, x.get_device())
+        return _packed.plan(w.shape[0], w.shape[1] * groups, w.shape[2], stride, padding, output_padding, dilation,
+                            groups, drop_in._ARITHMETIC[x.dtype], len(tensors) == 3, x.get_device())
 
     def check(self, plan, tensors, numbers, worst):
         dtype, bias = tensors[0].dtype, len(tensors) == 3

@@ -19,7 +19,7 @@ _spare = {}  # Plan -> memory on the CPU that held a passing weight, for the nex
 def plan(*problem):
     """The Plan of c_in, c_out, kernel, stride, padding, output_padding, dilation, groups, arithmetic, bias, device."""
     found = _plans.get(problem)
-    if found is None:  # without a lock: several at once compile side by side, and of two for one problem the first stays
+    if found is None:  # without a lock: several compile side by side, and of two for one problem the first stays
         found = _plans.setdefault(problem, _native.Plan(*problem))
     return found
 

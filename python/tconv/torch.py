@@ -105,8 +105,8 @@ _current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # of a d
 
 
 def _recorded(device, stream):
-    """Whether a CUDA graph records this current stream of a device, or torch.compile warms up for one: memory is then the
-    graph's, and each replay writes it anew."""
+    """Whether a CUDA graph records this current stream of a device, or torch.compile warms up for one: memory is then
+    the graph's, and each replay writes it anew."""
     if stream == 0:  # the default stream never is
         return False
     with torch.cuda.device(device):
