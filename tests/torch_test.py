@@ -197,7 +197,7 @@ class Random(Case):
             w = torch.randn(c_in, c_out // groups, kernel) / math.sqrt(c_in)
             tensors = [x.to(dtype), w.to(dtype)] + ([torch.randn(c_out).to(dtype)] if chance.random() < 0.6 else [])
             problems.append((tensors, numbers))
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # where plans are compiled, for a GPU
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:  # where plans are compiled, for a GPU
             plans = list(pool.map(self.plan, *zip(*problems)))
         for number, (plan, (tensors, numbers)) in enumerate(zip(plans, problems)):
             x, w = tensors[:2]
