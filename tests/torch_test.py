@@ -621,6 +621,16 @@ class Cache(Case):
         drop_in.clear_cache()
         self.check()
 
+    @torch.no_grad()
+    def test_operator_trusts_parameters_alone(self):
+        """What compiled code hands it may be a buffer that was written again, with the same identity and version."""
+        w = whole(16, 16, 9)
+        for _ in range(3):
+            self.assert_same(OPERATOR(self.x, w), F.conv_transpose1d(self.x, w))
+            w.data[-1] += 1
+        OPERATOR(self.x, self.w)
+        self.assertIsNotNone(_packed.find(self.w, (1, 0, 0, 1, 1, False, "f32", 0)))
+
     def test_training_never_uses_it(self):
         self.w.data[-1] += 1
         self.assert_same(drop_in.conv_transpose1d(self.x, self.w), F.conv_transpose1d(self.x, self.w))
@@ -722,7 +732,11 @@ class Compile(Case):
         with torch.set_grad_enabled(grad):
             for shape in ((2, 4, 9), (2, 4, 33), (3, 4, 64)):
                 x = torch.randn(shape, requires_grad=grad)
-                y, expected = compiled(x), layer(x).relu()
+                drop_in.clear_cache()
+                y = compiled(x)
+                if not grad:
+                    self.assertIsNotNone(_packed.find(layer.weight, (3, 1, 1, 2, 2, True, "f32", 0)))
+                expected = layer(x).relu()
                 torch.testing.assert_close(y, expected)
                 if grad:
                     for a, b in zip(*(torch.autograd.grad(z.square().sum(), (x, *layer.parameters()))

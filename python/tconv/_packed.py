@@ -140,7 +140,7 @@ def cast(weight, dtype, stream):
     found = known.casts.get((dtype, stream))
     if found is None:
         with torch.inference_mode(False), torch.no_grad():  # an inference tensor would have no version
-            found = known.casts[dtype, stream] = weight.to(dtype)
+            found = known.casts[dtype, stream] = torch.nn.Parameter(weight.to(dtype), requires_grad=False)
     return found
 
 

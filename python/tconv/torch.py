@@ -21,8 +21,8 @@ change is followed: optimizer steps, in-place operations, load_state_dict, assig
 count (in place through weight.data, a NumPy array or a raw pointer) are noticed on the CPU where they alter the first
 4096 bytes; after others call clear_cache(). Every call packs anew where it differentiates by the weight, but for calls
 from compiled code and of the bare operator, and where the weight was made under torch.inference_mode, which gives it no
-version. A CUDA graph packs in the graph: its replays
-follow the weight.
+version. Compiled code and the bare operator use again what is packed of an nn.Parameter alone. A CUDA graph packs in
+the graph: its replays follow the weight.
 """
 
 import sys
@@ -258,8 +258,10 @@ def _checked(call, input, weight, bias, stride, padding, output_padding, groups,
     return _by_torch(input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
-def _kernel(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, **how):
-    y = _engine(input, weight, bias, stride, padding, output_padding, groups, dilation, **how)
+def _kernel(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, keep=None, **how):
+    if keep is None:  # other tensors may be buffers of compiled code, which writes one after another into the same
+        keep = type(weight) is torch.nn.Parameter
+    y = _engine(input, weight, bias, stride, padding, output_padding, groups, dilation, keep, **how)
     if y is None:
         y = _by_torch(input, weight, bias, stride, padding, output_padding, groups, dilation).contiguous()
     return y
