@@ -125,16 +125,25 @@ class Contestant:
         return statistics.median(shares)
 
 
+def lengths(model, frames):
+    """Those of "random" inputs."""
+    if hasattr(model, "start"):
+        return range(1, STREAM_FRAMES + 1)
+    return range(max(frames // 2, 1), frames + frames // 2 + 1)
+
+
+def sample(generator, length, source, device, dtype):
+    x = torch.randn(1, generator.channels, length, generator=source).to(device, dtype)
+    torch._dynamo.maybe_mark_dynamic(x, 2)
+    return x
+
+
 def inputs(generator, model, frames, device, dtype):
     """Endless pairs of "fixed" and "random" inputs, which do not depend on what asked for them before."""
-    draw, source = random.Random(1), torch.Generator().manual_seed(1)
+    draw, source, varied = random.Random(1), torch.Generator().manual_seed(1), lengths(model, frames)
     while True:
-        least, most = (1, STREAM_FRAMES) if hasattr(model, "start") else (max(frames // 2, 1), frames + frames // 2)
-        x = {kind: torch.randn(1, generator.channels, length, generator=source).to(device, dtype)
-             for kind, length in (("fixed", frames), ("random", draw.randint(least, most)))}
-        for one in x.values():
-            torch._dynamo.maybe_mark_dynamic(one, 2)
-        yield x
+        yield {kind: sample(generator, length, source, device, dtype)
+               for kind, length in (("fixed", frames), ("random", draw.randint(varied[0], varied[-1])))}
 
 
 def no_compiler():
@@ -157,20 +166,23 @@ def pair(generator, device, dtype):
 def measure(name, given, compiled, row_seconds):
     """The rows of a model: fixed and random lengths."""
     generator, device = GENERATORS[name], given.device
-    before, after, report = pair(generator, device, cpu.STORED[given.dtype])
+    dtype = cpu.STORED[given.dtype]
+    before, after, report = pair(generator, device, dtype)
     frames = 1 if hasattr(before, "start") else max(round(generator.frames * given.audio), 2)
     contestants = {key: Contestant(model, device, compiled) for key, model in (("before", before), ("after", after))}
-    stream = inputs(generator, before, frames, device, cpu.STORED[given.dtype])
+    stream = inputs(generator, before, frames, device, dtype)
     result = {"replaced": len(report.replaced), "kept": len(report.kept), "frames": frames}
-    for x in itertools.islice(stream, 2):  # compiles; the second time for lengths that vary
-        for kind in ("fixed", "random"):
-            outputs = [contestant(x[kind]) for contestant in contestants.values()]
-            for contestant in contestants.values():
-                contestant.settle()
+    varied, source = lengths(before, frames), torch.Generator().manual_seed(2)
+    # What is timed later compiles nothing: of a stream, PyTorch compiles some lengths by themselves.
+    for length in (frames, *(varied if hasattr(before, "start") else (varied[0], varied[-1]))):
+        x = sample(generator, length, source, device, dtype)
+        outputs = [contestant(x) for contestant in contestants.values()]
+        for contestant in contestants.values():
+            contestant.settle()
     result["difference"] = ((outputs[1] - outputs[0]).abs().max() / outputs[0].abs().max()).item()
     if not compiled:
         for key, contestant in contestants.items():
-            result["share_" + key] = contestant.share(x["fixed"])
+            result["share_" + key] = contestant.share(sample(generator, frames, source, device, dtype))
     rows = []
     for kind in ("fixed", "random"):
         times, until = {key: [] for key in contestants}, time.perf_counter() + row_seconds
