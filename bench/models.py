@@ -6,12 +6,13 @@ Needs torch and libtconv.so (TCONV_LIBRARY, or build/release/libtconv.so). The g
 bench/generators.py: batch 1, no gradients. Both models have the same weights and take turns: a turn is 5 ms of rest, in
 which the other's threads fall asleep, and one call on the same input. Times are medians over all turns, in ms for a
 second of audio; how many times as fast is the median of the turns' own ratios. "fixed" is one length; "random" takes
-lengths between a half and one and a half of it, from a stream steps of one to four frames. "eager" is the model as it is,
-"compiled" the same under torch.compile(dynamic=True), which takes minutes a model. On a GPU each call starts with a cold
-L2 and an idle GPU, and CUDA events around it tell the time, launches included; float32 is TF32 in convolutions,
-PyTorch's default. Share: the part of a call's time between hooks before and after each transposed convolution, its
-weight_norm included, in calls that are not timed otherwise. Difference: the largest |after - before| over max |before|.
-FILE is written after every model, so that a run that is cut short keeps what it has.
+lengths between a half and one and a half of it, from a stream steps of one to four frames. "eager" is the model as it
+is, "compiled" the same under torch.compile with the length dynamic, which takes minutes a model. A stream's state is
+copied between calls, so that its strides stay what was compiled. On a GPU each call starts with a cold L2 and an idle
+GPU, and CUDA events around it tell the time, launches included; float32 is TF32 in convolutions, PyTorch's default.
+Share: the part of a call's time between hooks before and after each transposed convolution, its weight_norm included,
+in calls that are not timed otherwise. Difference: the largest |after - before| over max |before|. FILE is written after
+every model, so that a run that is cut short keeps what it has.
 """
 
 import argparse
@@ -77,16 +78,23 @@ class Contestant:
 
     def __init__(self, model, device, compiled):
         self.model, self.device = model, device
-        self.run = torch.compile(model, dynamic=True) if compiled else model
+        self.streams = hasattr(model, "start")
+        # Of a stream's tensors all but x have sizes that stay; as symbols, their hundreds would take longer to compile.
+        self.run = torch.compile(model, dynamic=None if self.streams else True) if compiled else model
         self.state = None
 
     def __call__(self, x):
-        if not hasattr(self.model, "start"):
+        if not self.streams:
             return self.run(x)
         if self.state is None:
             self.state = self.model.start(x.shape[0], x)
         y, self.state = self.run(x, self.state)
         return y
+
+    def settle(self):
+        """Between calls: the state in memory of its own."""
+        if self.state is not None:
+            self.state = [part.clone(memory_format=torch.contiguous_format) for part in self.state]
 
     def ms(self, x):
         time.sleep(cpu.REST)
@@ -97,6 +105,7 @@ class Contestant:
         end = Mark(self.device)
         if self.device == "cuda":
             torch.cuda.synchronize()
+        self.settle()
         return end.since(start)
 
     def share(self, x):
@@ -116,13 +125,25 @@ class Contestant:
         return statistics.median(shares)
 
 
+def lengths(model, frames):
+    """Those of "random" inputs."""
+    if hasattr(model, "start"):
+        return range(1, STREAM_FRAMES + 1)
+    return range(max(frames // 2, 1), frames + frames // 2 + 1)
+
+
+def sample(generator, length, source, device, dtype):
+    x = torch.randn(1, generator.channels, length, generator=source).to(device, dtype)
+    torch._dynamo.maybe_mark_dynamic(x, 2)
+    return x
+
+
 def inputs(generator, model, frames, device, dtype):
     """Endless pairs of "fixed" and "random" inputs, which do not depend on what asked for them before."""
-    draw, source = random.Random(1), torch.Generator().manual_seed(1)
+    draw, source, varied = random.Random(1), torch.Generator().manual_seed(1), lengths(model, frames)
     while True:
-        least, most = (1, STREAM_FRAMES) if hasattr(model, "start") else (max(frames // 2, 1), frames + frames // 2)
-        yield {kind: torch.randn(1, generator.channels, length, generator=source).to(device, dtype)
-               for kind, length in (("fixed", frames), ("random", draw.randint(least, most)))}
+        yield {kind: sample(generator, length, source, device, dtype)
+               for kind, length in (("fixed", frames), ("random", draw.randint(varied[0], varied[-1])))}
 
 
 def no_compiler():
@@ -145,18 +166,23 @@ def pair(generator, device, dtype):
 def measure(name, given, compiled, row_seconds):
     """The rows of a model: fixed and random lengths."""
     generator, device = GENERATORS[name], given.device
-    before, after, report = pair(generator, device, cpu.STORED[given.dtype])
+    dtype = cpu.STORED[given.dtype]
+    before, after, report = pair(generator, device, dtype)
     frames = 1 if hasattr(before, "start") else max(round(generator.frames * given.audio), 2)
     contestants = {key: Contestant(model, device, compiled) for key, model in (("before", before), ("after", after))}
-    stream = inputs(generator, before, frames, device, cpu.STORED[given.dtype])
+    stream = inputs(generator, before, frames, device, dtype)
     result = {"replaced": len(report.replaced), "kept": len(report.kept), "frames": frames}
-    for x in itertools.islice(stream, 2):  # compiles; the second time for lengths that vary
-        for kind in ("fixed", "random"):
-            outputs = [contestant(x[kind]) for contestant in contestants.values()]
+    varied, source = lengths(before, frames), torch.Generator().manual_seed(2)
+    # What is timed later compiles nothing: of a stream, PyTorch compiles some lengths by themselves.
+    for length in (frames, *(varied if hasattr(before, "start") else (varied[0], varied[-1]))):
+        x = sample(generator, length, source, device, dtype)
+        outputs = [contestant(x) for contestant in contestants.values()]
+        for contestant in contestants.values():
+            contestant.settle()
     result["difference"] = ((outputs[1] - outputs[0]).abs().max() / outputs[0].abs().max()).item()
     if not compiled:
         for key, contestant in contestants.items():
-            result["share_" + key] = contestant.share(x["fixed"])
+            result["share_" + key] = contestant.share(sample(generator, frames, source, device, dtype))
     rows = []
     for kind in ("fixed", "random"):
         times, until = {key: [] for key in contestants}, time.perf_counter() + row_seconds

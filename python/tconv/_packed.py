@@ -3,7 +3,6 @@ another tensor or an older value of the same one."""
 
 import ctypes
 import os
-import threading
 import weakref
 
 import torch
@@ -12,7 +11,6 @@ from tconv import _native
 
 SAMPLE = 4096  # bytes, compared where the CPU can read them
 
-_lock = threading.Lock()
 _plans = {}  # problem -> Plan; kept, as a plan must outlive what it launched and a process has few problems
 _weights = {}  # id(tensor) -> _Weight
 _spare = {}  # Plan -> memory on the CPU that held a passing weight, for the next one: new pages cost more than packing
@@ -21,10 +19,8 @@ _spare = {}  # Plan -> memory on the CPU that held a passing weight, for the nex
 def plan(*problem):
     """The Plan of c_in, c_out, kernel, stride, padding, output_padding, dilation, groups, arithmetic, bias, device."""
     found = _plans.get(problem)
-    if found is None:
-        with _lock:
-            found = _plans.get(problem) or _native.Plan(*problem)
-            _plans[problem] = found
+    if found is None:  # without a lock: several compile side by side, and of two for one problem the first stays
+        found = _plans.setdefault(problem, _native.Plan(*problem))
     return found
 
 
@@ -136,15 +132,15 @@ def make(weight, key, keep=True):
     return layer
 
 
-def cast(weight, dtype):
-    """weight.to(dtype) without a gradient, made once."""
+def cast(weight, dtype, stream):
+    """weight.to(dtype) without a gradient, made once for a stream: another would not wait for it."""
     known = _known(weight)
     if known is None:
         return weight.to(dtype)
-    found = known.casts.get(dtype)
+    found = known.casts.get((dtype, stream))
     if found is None:
         with torch.inference_mode(False), torch.no_grad():  # an inference tensor would have no version
-            found = known.casts[dtype] = weight.to(dtype)
+            found = known.casts[dtype, stream] = torch.nn.Parameter(weight.to(dtype), requires_grad=False)
     return found
 
 

@@ -21,9 +21,11 @@ change is followed: optimizer steps, in-place operations, load_state_dict, assig
 count (in place through weight.data, a NumPy array or a raw pointer) are noticed on the CPU where they alter the first
 4096 bytes; after others call clear_cache(). Every call packs anew where it differentiates by the weight, but for calls
 from compiled code and of the bare operator, and where the weight was made under torch.inference_mode, which gives it no
-version. A CUDA graph packs in the graph: its replays
-follow the weight.
+version. Compiled code and the bare operator use again what is packed of an nn.Parameter alone. A CUDA graph packs in
+the graph: its replays follow the weight.
 """
+
+import sys
 
 import torch
 
@@ -99,6 +101,25 @@ def _one(value):
 
 
 _hows = {}  # (stream, threads) -> struct tconv_how
+_current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # of a device's number; no CUDA, none
+
+
+def _recorded(device, stream):
+    """Whether a CUDA graph records this current stream of a device, or torch.compile warms up for one: memory is then
+    the graph's, and each replay writes it anew."""
+    if stream == 0:  # the default stream never is
+        return False
+    with torch.cuda.device(device):
+        if torch.cuda.is_current_stream_capturing():
+            return True
+    trees = sys.modules.get("torch._inductor.cudagraph_trees")
+    if trees is None:
+        return False
+    try:
+        manager = trees.get_manager(device, create_if_none_exists=False)
+    except AssertionError:  # early releases of PyTorch have none in threads of the caller's
+        return False
+    return manager is not None and manager.stream.cuda_stream == stream
 
 
 def _engine(input, weight, bias, stride, padding, output_padding, groups, dilation, keep=True, served=False):
@@ -110,8 +131,9 @@ def _engine(input, weight, bias, stride, padding, output_padding, groups, dilati
     if not input.is_cpu:
         if not input.is_cuda:
             return None
-        stream = torch.cuda.current_stream(input.device).cuda_stream
-        keep = keep and not torch.cuda.is_current_stream_capturing()
+        device = input.get_device()
+        stream = _current_stream(device)
+        keep = keep and not _recorded(device, stream)
         if arithmetic == "f32" and _tf32():
             arithmetic = "tf32"
     key = (stride, padding, output_padding, groups, dilation, bias is not None, arithmetic, stream)
@@ -236,8 +258,10 @@ def _checked(call, input, weight, bias, stride, padding, output_padding, groups,
     return _by_torch(input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
-def _kernel(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, **how):
-    y = _engine(input, weight, bias, stride, padding, output_padding, groups, dilation, **how)
+def _kernel(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, keep=None, **how):
+    if keep is None:  # other tensors may be buffers of compiled code, which writes one after another into the same
+        keep = type(weight) is torch.nn.Parameter
+    y = _engine(input, weight, bias, stride, padding, output_padding, groups, dilation, keep, **how)
     if y is None:
         y = _by_torch(input, weight, bias, stride, padding, output_padding, groups, dilation).contiguous()
     return y
@@ -303,7 +327,9 @@ def _lowered(device, *tensors):
                 tensor.device.type == device:
             kept = not torch.compiler.is_compiling() and isinstance(tensor, torch.nn.Parameter) and not (
                 torch.is_grad_enabled() and tensor.requires_grad)
-            tensor = _packed.cast(tensor, dtype) if kept else tensor.to(dtype)
+            stream = _current_stream(tensor.get_device()) if kept and device == "cuda" else 0
+            kept = kept and not _recorded(tensor.get_device(), stream)
+            tensor = _packed.cast(tensor, dtype, stream) if kept else tensor.to(dtype)
         lowered.append(tensor)
     return lowered
 

@@ -76,6 +76,7 @@ Driver open_driver() {
   resolve(library, d.cuStreamSynchronize, "cuStreamSynchronize");
   resolve(library, d.cuStreamGetCtx, "cuStreamGetCtx");
   resolve(library, d.cuStreamDestroy, "cuStreamDestroy_v2");
+  resolve(library, d.cuThreadExchangeStreamCaptureMode, "cuThreadExchangeStreamCaptureMode");
   resolve(library, d.cuPointerGetAttribute, "cuPointerGetAttribute");
 
   if (const int result = d.cuInit(0); result != kSuccess) {

@@ -39,6 +39,7 @@ enum class PointerAttribute : int { context = 1, memory_type = 2, device_ordinal
 inline constexpr unsigned kMemoryTypeDevice = 2;   // what PointerAttribute::memory_type says of device memory
 inline constexpr unsigned kEventDefault = 0;       // a flag of cuEventCreate
 inline constexpr unsigned kStreamNonBlocking = 1;  // a flag of cuStreamCreate
+inline constexpr int kCaptureModeRelaxed = 2;      // of cuThreadExchangeStreamCaptureMode
 inline constexpr int kSuccess = 0;                 // every entry point returns it
 
 // CUlaunchAttribute and CUlaunchConfig.
@@ -110,6 +111,7 @@ struct Driver {
   int (*cuStreamCreate)(Stream* stream, unsigned flags);
   int (*cuStreamSynchronize)(Stream stream);
   int (*cuStreamGetCtx)(Stream stream, Context* context);
+  int (*cuThreadExchangeStreamCaptureMode)(int* mode);
   int (*cuStreamDestroy)(Stream stream);
   int (*cuPointerGetAttribute)(void* value, PointerAttribute attribute, Pointer pointer);
 };

@@ -106,6 +106,18 @@ class Current {
   bool pushed_ = false;
 };
 
+// Lets this thread load modules while a stream is captured: what that allocates is no part of a graph.
+class Uncaptured {
+ public:
+  Uncaptured() { check(driver().cuThreadExchangeStreamCaptureMode(&mode_), "cuThreadExchangeStreamCaptureMode"); }
+  ~Uncaptured() { driver().cuThreadExchangeStreamCaptureMode(&mode_); }
+  Uncaptured(const Uncaptured&) = delete;
+  Uncaptured& operator=(const Uncaptured&) = delete;
+
+ private:
+  int mode_ = kCaptureModeRelaxed;  // then what it was before
+};
+
 struct Loaded {
   Schedule schedule;
   Cubin facts;  // without its bytes
@@ -212,6 +224,10 @@ struct Plan::State {
   std::vector<Loaded> loaded;
   std::vector<Image> images;
   std::int64_t packed_bytes = 0;
+  // The last choice: asking the model costs a microsecond and more, and calls repeat their sizes.
+  std::mutex last_mutex;
+  Extent last_extent{.batch = 0, .length = 0};
+  std::size_t last_chosen = 0;
 
   State() = default;
   State(const State&) = delete;
@@ -280,6 +296,7 @@ Plan::Plan(const Layer& layer, int device, std::string_view solver) : state_(std
   const std::vector<Cubin> cubins = compile_all(*state.choice.solver, layer, here.target, state.choice.schedules);
   state.machine = &here;
   const Current current(here.context);
+  const Uncaptured uncaptured;
   state.loaded.reserve(cubins.size());
   for (std::size_t i = 0; i < cubins.size(); ++i) state.load(cubins[i], state.choice.schedules[i]);
 }
@@ -300,7 +317,13 @@ std::vector<Plan::Compiled> Plan::compiled() const {
 }
 
 std::size_t Plan::choose(const Extent& extent) const {
-  return fastest(solver(), state_->choice.schedules, {problem(), extent}, target());
+  State& state = *state_;
+  const std::lock_guard lock(state.last_mutex);
+  if (extent != state.last_extent) {
+    state.last_chosen = fastest(solver(), state.choice.schedules, {problem(), extent}, target());
+    state.last_extent = extent;
+  }
+  return state.last_chosen;
 }
 
 std::string Plan::explain(const Extent& extent) const {
