@@ -98,7 +98,8 @@ def lengths(name, arithmetic, until):
 
     def tensors(size):
         b, length = size
-        return (dense(x_buffer, b, layer["c_in"], length), dense(y_buffer, b, layer["c_out"], out_length(layer, length)))
+        return (dense(x_buffer, b, layer["c_in"], length),
+                dense(y_buffer, b, layer["c_out"], out_length(layer, length)))
 
     pairs = [tensors(size) for size in sizes]
     result = {"plan": ours.plan.explain(batch, layer["length"]).split("\n", 1)[0]}
@@ -124,7 +125,8 @@ def lengths(name, arithmetic, until):
     own, weight = tconv.torch.conv_transpose1d, torch.nn.Parameter(w, requires_grad=False)
     settings = (bias, layer["stride"], layer["padding"], layer["output_padding"], layer["groups"], layer["dilation"])
     with torch.no_grad():
-        for way, run in (("launch", lambda i: launch(how, *calls[i])), ("torch", lambda i: own(pairs[i][0], weight, *settings))):
+        for way, run in (("launch", lambda i: launch(how, *calls[i])),
+                         ("torch", lambda i: own(pairs[i][0], weight, *settings))):
             run(0)
             times = []
             for i in range(len(pairs)):
@@ -152,11 +154,10 @@ def lengths(name, arithmetic, until):
 
 
 def show_lengths(row):
-    over = row.get("over_even", {})
-    return "%d compiled, %d bytes gone, %d allocations; host us: launch %.1f (p99 %.1f), torch %.1f (p99 %.1f); per output over " \
-        "an even length: %s" % (row["compiled"], row["device_bytes_gone"], row["torch_allocations"],
-                                row["launch_us"]["median"], row["launch_us"]["p99"], row["torch_us"]["median"],
-                                row["torch_us"]["p99"], {k: round(v, 3) for k, v in over.items()})
+    over = {name: round(value, 3) for name, value in row.get("over_even", {}).items()}
+    host = ["%s %.1f (p99 %.1f)" % (way, row[way + "_us"]["median"], row[way + "_us"]["p99"]) for way in ("launch", "torch")]
+    return "%d compiled, %d bytes gone, %d allocations; host us: %s; per output over an even length: %s" % (
+        row["compiled"], row["device_bytes_gone"], row["torch_allocations"], ", ".join(host), over)
 
 
 def large(batch, c_in, c_out, kernel, stride, padding, length, solver):

@@ -17,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cuda/compile.hpp"
 #include "cuda/machine.hpp"
 #include "cuda/plan.hpp"
 #include "problem/grammar.hpp"
@@ -63,6 +64,7 @@ class Runs : public testing::Test {
     try {
       here_ = &machine(0);
       check(driver().cuCtxSetCurrent(here_->context), "cuCtxSetCurrent");
+      (void)compile("extern \"C\" __global__ void run(int* y) { *y = 1; }", here_->architecture);
     } catch (const Error& error) {
       if (error.exit() == Exit::no_device) GTEST_SKIP() << error.what();
       throw;
@@ -77,7 +79,7 @@ class Runs : public testing::Test {
     check(driver().cuStreamCreate(&made, kStreamNonBlocking), "cuStreamCreate");
     return streams_.emplace_back(made);
   }
-  // The plan, or none where the solver named does not serve the problem here. 
+  // The plan, or none where the solver named does not serve the problem here.
   std::unique_ptr<Plan> plan(const Problem& problem, std::string_view solver = {}) {
     try {
       return std::make_unique<Plan>(Layer{.problem = problem}, 0, solver);
@@ -172,6 +174,7 @@ TEST_F(Runs, OfAnySizeCompileAndAllocateNothing) {
     const Memory x(most.extent.batch * problem.c_in * most.extent.length * size), w(elements_of_w(problem) * size),
         bias(problem.c_out * size), packed(made->packed_bytes()),
         y(most.extent.batch * problem.c_out * out_length(problem, most.extent.length) * size);
+    check(driver().cuMemsetD8(w.at(0), 0, static_cast<std::size_t>(elements_of_w(problem) * size)), "cuMemsetD8");
     const Stream own = stream();
     made->pack(dense_pack(problem, w, packed), own);
     check(driver().cuStreamSynchronize(own), "cuStreamSynchronize");
