@@ -234,7 +234,8 @@ def main():
                 row |= run()
                 wrong += bool(row.get("wrong")) + bool(row.get("compiled"))
                 print(part, case, show(row), flush=True)
-            except (tconv.Error, RuntimeError) as failure:  # such as too little memory
+            except (tconv.Error, RuntimeError) as failure:  # such as too little memory, or time
+                wrong += 1
                 row["failure"] = str(failure).splitlines()[0]
                 print(part, case, row["failure"], flush=True)
             torch.cuda.empty_cache()

@@ -59,7 +59,7 @@ Machine make(int ordinal) {
   const int sm = 10 * attribute(made.device, DeviceAttribute::major) + attribute(made.device, DeviceAttribute::minor);
   const int shared = attribute(made.device, DeviceAttribute::max_shared_bytes_of_block);
   made.architecture = architecture_of(sm);
-  if (const char* const name = std::getenv(kVariable); name != nullptr && *name != '\0') {
+  if (const char* const name = std::getenv("TCONV_TARGET"); name != nullptr && *name != '\0') {
     made.target = stand_in(name, sm, shared);
     made.display = fmt::format("{}, planned as {}", made.display, made.target.display);
   } else {
