@@ -234,9 +234,9 @@ def main():
                 row |= run()
                 wrong += bool(row.get("wrong")) + bool(row.get("compiled"))
                 print(part, case, show(row), flush=True)
-            except (tconv.Error, RuntimeError) as failure:  # such as too little memory, or time
+            except Exception as failure:  # such as too little memory, or time; the others go on
                 wrong += 1
-                row["failure"] = str(failure).splitlines()[0]
+                row["failure"] = repr(failure).splitlines()[0]
                 print(part, case, row["failure"], flush=True)
             torch.cuda.empty_cache()
             rows.append(row)
