@@ -1,6 +1,7 @@
 """Builds, checks and times the CUDA answers of requests on one GPU, in one run.
 
-    python3 bench/answers_cuda.py --tconv BINARY --out DIR [--target NAME] [--seconds N] [--arithmetics A,...] REQUEST[=WORD]...
+    python3 bench/answers_cuda.py --tconv BINARY --out DIR [--target NAME] [--seconds N] [--arithmetics A,...]
+        REQUEST[=WORD]...
     python3 bench/answers_cuda.py --out DIR
 
 The first form answers the requests into DIR/NAME/ first (WORD is the layer, where the request does not tell it); the
@@ -11,10 +12,12 @@ Checked against float64, for every arithmetic, with and without a bias where the
 whose sums are exact in all of them, and random data, within the bound of src/verify/bound.cpp; over several batches and
 lengths, contiguous and not. Timed at the request's own sizes, as medians of CUDA graph replays over cold tensors: the
 answer, which packs its weights in every call, the engine with weights packed before, and the better of PyTorch's modes.
-DIR/answers_cuda.json is written after every answer.
+The choice of a bias that the request has comes first, and its time before its checks. DIR/answers_cuda.json is written after
+every arithmetic and choice of a bias.
 """
 
 import argparse
+import ast
 import importlib.util
 import inspect
 import json
@@ -42,6 +45,27 @@ def make(given):
         command += ["--workload", word] if word else []
         report = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
         (folder / "report.json").write_text(report, encoding="utf-8")
+
+
+def build(folders, arithmetics):
+    """Every extension at once, each by a process of its own: the compiler takes a minute for one. Importing an answer
+    builds its first, which one process does and the others wait for. What fails here fails again, and tells, where it is
+    used."""
+    script = "import runpy, sys; made = runpy.run_path(sys.argv[1]); made['extension'](sys.argv[2])"
+    builders = []
+    for folder in folders:
+        texts = {text for (arithmetic, _), text in texts_of(folder).items() if arithmetic in arithmetics}
+        builders += [subprocess.Popen([sys.executable, "-c", script, str(folder / "answer_cuda.py"), text],
+                                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for text in sorted(texts)]
+    for builder in builders:
+        builder.wait()
+
+
+def texts_of(folder):
+    """TEXT_OF of the answer, which importing it would build something for."""
+    tree = ast.parse((folder / "answer_cuda.py").read_text(encoding="utf-8"))
+    return next(ast.literal_eval(node.value) for node in tree.body
+                if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "TEXT_OF")
 
 
 def load(path):
@@ -138,33 +162,37 @@ def timed(module, layer, arithmetic):
     return row
 
 
-def measure(folder, arithmetics):
+def measure(folder, arithmetics, until, keep):
+    """Calls keep(result) whenever there is more of it."""
     with open(folder / "report.json", encoding="utf-8") as file:
         workload = json.load(file)["workload"]
     layer = dict(workload["problem"], batch=workload["batch"], length=workload["length"])
-    start = time.perf_counter()
     module = load(folder / "answer_cuda.py")
-    result = {"answer": folder.name, "word": workload["word"], "build_seconds": time.perf_counter() - start, "rows": []}
-    print("%s: %s, built in %.0f s" % (folder.name, workload["word"], result["build_seconds"]), flush=True)
-    for arithmetic in arithmetics:
-        for bias in (False, True):
+    result = {"answer": folder.name, "word": workload["word"], "rows": []}
+    print("%s: %s" % (folder.name, workload["word"]), flush=True)
+    for bias in (layer["bias"], not layer["bias"]):
+        for arithmetic in arithmetics:
             if (arithmetic, bias) not in module.TEXT_OF:
                 continue
             own = dict(layer, bias=bias)
-            row = {"arithmetic": arithmetic, "bias": bias}
-            row["checked"], row["wrong"] = check(module, own, arithmetic)
-            if arithmetic != "f64" and bias == layer["bias"]:
-                row |= timed(module, own, arithmetic)
+            row = {"arithmetic": arithmetic, "bias": bias, "wrong": []}
             result["rows"].append(row)
-            print("  %-5s%s %d checked, %d wrong%s" % (
-                arithmetic, " bias" if bias else "     ", row["checked"], len(row["wrong"]),
+            if time.monotonic() > until:
+                row["left_out"] = True
+            else:
+                if arithmetic != "f64" and bias == layer["bias"]:
+                    row |= timed(module, own, arithmetic)
+                row["checked"], row["wrong"] = check(module, own, arithmetic)
+            keep(result)
+            print("  %-5s%s %s%s" % (
+                arithmetic, " bias" if bias else "     ",
+                "%d checked, %d wrong" % (row["checked"], len(row["wrong"])) if "checked" in row else "left out",
                 "; answer %.4f ms, %s %.4f ms (%.3f), PyTorch %.4f ms" % (
                     row["answer_ms"], row["engine"], row["engine_ms"], row["over_engine"], row["torch_ms"])
                 if "answer_ms" in row else ""), flush=True)
             for line in row["wrong"][:3]:
                 print("    " + line)
             torch.cuda.empty_cache()
-    return result
 
 
 def main():
@@ -173,21 +201,28 @@ def main():
     parser.add_argument("--out", required=True, type=pathlib.Path)
     parser.add_argument("--tconv")
     parser.add_argument("--target")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="starts no answer after this long")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="starts no arithmetic after this long")
     parser.add_argument("--arithmetics", default="tf32,f32,f16,bf16,f64", help="default: %(default)s; each builds once a bias")
     given = parser.parse_args()
     if given.requests and not given.tconv:
         parser.error("--tconv BINARY answers the requests")
     until = time.monotonic() + given.seconds
     make(given)
-    results = []
-    for folder in sorted(path.parent for path in given.out.glob("*/answer_cuda.py")):
-        if time.monotonic() > until:
-            print("%s left out after %.0f s" % (folder.name, given.seconds))
-            continue
-        results.append(measure(folder, given.arithmetics.split(",")))
-        save(given.out / "answers_cuda.json", {"machine": machine(), "answers": results})
-    return 1 if any(row["wrong"] for result in results for row in result["rows"]) else 0
+    folders, results = sorted(path.parent for path in given.out.glob("*/answer_cuda.py")), {}
+    arithmetics = given.arithmetics.split(",")
+    start = time.perf_counter()
+    build(folders, arithmetics)
+    built = time.perf_counter() - start
+    print("built in %.0f s" % built, flush=True)
+
+    def keep(result):
+        results[result["answer"]] = result
+        save(given.out / "answers_cuda.json",
+             {"machine": machine(), "build_seconds": built, "answers": list(results.values())})
+
+    for folder in folders:
+        measure(folder, arithmetics, until, keep)
+    return 1 if any(row["wrong"] for result in results.values() for row in result["rows"]) else 0
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ Needs torch and libtconv.so (TCONV_LIBRARY, or build/release/libtconv.so). Witho
 own sizes and every layer of the catalogue at the batches. Times are medians of CUDA graph replays; a graph runs the
 layer over enough sets of tensors that none is found in L2. PyTorch gets the better of cuDNN's heuristic and benchmark
 modes, with TF32 allowed for tf32 alone. Error: the largest |y - y64| over max |y64| on a crop of the first samples.
-FILE is written after every layer, so that a run that is cut short keeps what it has.
+FILE is written after every layer, so that a run that is cut short keeps what it has. With TCONV_TARGET=rtx4090 the
+engine takes the path of that GPU.
 """
 
 import argparse
 import datetime
 import math
+import os
 import pathlib
 import statistics
 import sys
@@ -145,6 +147,7 @@ def measure(layer, arithmetic, solver):
 def machine():
     return {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(), "tconv": tconv.version(),
+            "planned_as": os.environ.get("TCONV_TARGET"),
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "command": " ".join(["python3"] + sys.argv)}
 

@@ -254,6 +254,20 @@ class Good(CommandLine):
         self.assertRegex(self.tconv("--version").stdout.decode(), r"^tconv \d+\.\d+\.\d+\n$")
 
 
+class Compile(CommandLine):
+    def test_what_is_cached_needs_no_compiler(self):
+        environment = os.environ | {"TCONV_CACHE": str(self.folder), "LD_DEBUG": "files"}
+        opened = []  # what the loader says of NVRTC: none, where it is not opened
+        for _ in range(2):
+            result = subprocess.run([BINARY, "compile", "i8_o8_k3_f32", "--target", "a100"], capture_output=True,
+                                    timeout=300, env=environment)
+            if result.returncode == 4:
+                self.skipTest("no NVRTC")
+            self.assertEqual(result.returncode, 0, result.stderr)
+            opened.append(b"libnvrtc" in result.stderr)
+        self.assertEqual(opened, [True, False])
+
+
 class Cpu(CommandLine):
     def good(self, *arguments):
         result = self.tconv(*arguments)

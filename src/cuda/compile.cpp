@@ -30,6 +30,12 @@ constexpr int kInvalidOption = 5;   // NVRTC_ERROR_INVALID_OPTION
 constexpr int kBuiltinFailure = 7;  // NVRTC_ERROR_BUILTIN_OPERATION_FAILURE
 constexpr std::string_view kEntry = "run";
 
+struct Version {
+  int major = 0;
+  int minor = 0;
+  auto operator<=>(const Version&) const = default;
+};
+
 struct Nvrtc {
   const char* (*error_string)(int);
   int (*version)(int* major, int* minor);
@@ -41,8 +47,8 @@ struct Nvrtc {
   int (*cubin)(Program, char*);
   int (*log_size)(Program, std::size_t*);
   int (*log)(Program, char*);
-  int major = 0;
-  int minor = 0;
+  Version number;
+  std::string path;  // as the loader found it; empty where it does not say
 };
 
 [[noreturn]] void absent(const std::string& what) {
@@ -123,11 +129,11 @@ void* open_library() {
 // NVRTC opens a second library by its bare name when it first compiles, which the loader does not find where both lie
 // in a folder of their own, as in a wheel. One that is already open under that name is taken.
 void open_builtins(const Nvrtc& n) {
-  Dl_info info{};
-  if (dladdr(reinterpret_cast<const void*>(n.version), &info) == 0 || info.dli_fname == nullptr) return;
-  const std::string folder = std::filesystem::path(info.dli_fname).parent_path();
+  if (n.path.empty()) return;
+  const std::string folder = std::filesystem::path(n.path).parent_path();
   // Where it is absent here, the loader may still find it; else NVRTC says so.
-  (void)dlopen(fmt::format("{}/libnvrtc-builtins.so.{}.{}", folder, n.major, n.minor).c_str(), RTLD_NOW | RTLD_LOCAL);
+  (void)dlopen(fmt::format("{}/libnvrtc-builtins.so.{}.{}", folder, n.number.major, n.number.minor).c_str(),
+               RTLD_NOW | RTLD_LOCAL);
 }
 
 Nvrtc open_nvrtc() {
@@ -142,9 +148,12 @@ Nvrtc open_nvrtc() {
   resolve(library, n.cubin, "nvrtcGetCUBIN");
   resolve(library, n.log_size, "nvrtcGetProgramLogSize");
   resolve(library, n.log, "nvrtcGetProgramLog");
-  if (const int result = n.version(&n.major, &n.minor); result != 0) {
+  if (const int result = n.version(&n.number.major, &n.number.minor); result != 0) {
     absent(fmt::format("nvrtcVersion failed: {}", n.error_string(result)));
   }
+  Dl_info info{};
+  if (dladdr(reinterpret_cast<const void*>(n.version), &info) != 0 && info.dli_fname != nullptr)
+    n.path = info.dli_fname;
   open_builtins(n);
   return n;
 }
@@ -161,12 +170,11 @@ void require(int result, std::string_view call) {
 }
 
 // The whole options of a compilation; part of the cache's key.
-std::vector<std::string> options_for(std::string_view architecture) {
+std::vector<std::string> options_for(std::string_view architecture, Version version) {
   std::vector<std::string> options{fmt::format("--gpu-architecture={}", architecture), "--std=c++17", "-default-device",
                                    "--fmad=true", "--ptxas-options=-v"};
   // From 12.9 on NVRTC has a cache of its own beside the driver, and what comes from there comes without its log.
-  const Nvrtc& n = nvrtc();
-  if (n.major > 12 || (n.major == 12 && n.minor >= 9)) options.emplace_back("--no-cache");
+  if (version >= Version{12, 9}) options.emplace_back("--no-cache");
   return options;
 }
 
@@ -254,13 +262,13 @@ Cubin compile_now(const std::string& source, std::string_view architecture) {
           "nvrtcCreateProgram");
   const Destroy guard{n, made};
 
-  const std::vector<std::string> options = options_for(architecture);
+  const std::vector<std::string> options = options_for(architecture, n.number);
   std::vector<const char*> option_pointers;
   for (const std::string& option : options) option_pointers.push_back(option.c_str());
   const int result = n.compile(made, static_cast<int>(options.size()), option_pointers.data());
   const std::string log = log_of(made);
   if (result == kInvalidOption)
-    absent(fmt::format("NVRTC {}.{} cannot compile for {}", n.major, n.minor, architecture));
+    absent(fmt::format("NVRTC {}.{} cannot compile for {}", n.number.major, n.number.minor, architecture));
   if (result == kBuiltinFailure) absent(on_one_line(log));
   if (result != 0) {
     throw Error(Exit::defect, fmt::format("nvrtc {}", architecture),
@@ -297,17 +305,56 @@ std::optional<Cubin> unpack(const std::string& payload) {
 }
 
 // Everything that decides the bytes of the cubin.
-std::string key_of(std::string_view source, std::string_view architecture) {
+std::string key_of(std::string_view source, std::string_view architecture, Version version) {
   static const std::string headers = [] {
     std::string all;
     for (const auto& [name, text] : embedded::kernels) all += cache_key({name, text});
     return hex(sha256(all));
   }();
-  const Nvrtc& n = nvrtc();
   std::string options;
-  for (const std::string& option : options_for(architecture)) options += cache_key({option});
+  for (const std::string& option : options_for(architecture, version)) options += cache_key({option});
   return cache_key(
-      {"1", TCONV_VERSION, fmt::format("{}.{}", n.major, n.minor), architecture, options, headers, source});
+      {"1", TCONV_VERSION, fmt::format("{}.{}", version.major, version.minor), architecture, options, headers, source});
+}
+
+// To open NVRTC takes tens of milliseconds, and twice as many where Python has to say where it is. Of what is cached
+// only the version is needed, and the cache keeps it for as long as the library's file stays as it was.
+std::string version_key() {
+  std::string places;  // what decides which one is found
+  for (const char* name : {"TCONV_NVRTC", "CUDA_HOME", "LD_LIBRARY_PATH", "TCONV_PYTHON", "PATH"})
+    places += cache_key({environment(name)});
+  return cache_key({"nvrtc", places});
+}
+
+std::string version_entry(Version version, const std::string& path) {
+  std::error_code failed;
+  const auto size = std::filesystem::file_size(path, failed);
+  if (failed) return "";
+  const auto time = std::filesystem::last_write_time(path, failed);
+  if (failed) return "";
+  return fmt::format("{} {} {} {} {}", version.major, version.minor, size, time.time_since_epoch().count(), path);
+}
+
+std::optional<Version> kept_version(const Cache& cache) {
+  const std::optional<std::string> entry = cache.find(version_key());
+  if (!entry) return std::nullopt;
+  Version version;
+  const char* const end = entry->data() + entry->size();
+  const auto major = std::from_chars(entry->data(), end, version.major);
+  if (major.ec != std::errc() || major.ptr == end) return std::nullopt;
+  if (std::from_chars(major.ptr + 1, end, version.minor).ec != std::errc()) return std::nullopt;
+  const std::size_t path = entry->find('/');
+  if (path == std::string::npos || version_entry(version, entry->substr(path)) != *entry) return std::nullopt;
+  return version;
+}
+
+void keep_version(const Cache& cache, const Nvrtc& n) {
+  if (const std::string entry = version_entry(n.number, n.path); !entry.empty()) cache.store(version_key(), entry);
+}
+
+std::optional<Cubin> find_cubin(const Cache& cache, const std::string& key) {
+  const std::optional<std::string> kept = cache.find(key);
+  return kept ? unpack(*kept) : std::nullopt;
 }
 
 // One thread of this process at a time for a key.
@@ -350,17 +397,19 @@ class Flight {
 std::string architecture_of(int sm) { return sm == 90 ? "sm_90a" : fmt::format("sm_{}", sm); }
 
 Cubin compile(std::string_view source, std::string_view architecture) {
-  const std::string key = key_of(source, architecture);
-  const Flight flight(key);  // threads of this process
   const Cache cache(Cache::default_root());
-  if (auto kept = cache.find(key)) {
-    if (auto cubin = unpack(*kept)) return *std::move(cubin);
+  const std::optional<Version> kept = kept_version(cache);
+  if (kept) {
+    if (auto cubin = find_cubin(cache, key_of(source, architecture, *kept))) return *std::move(cubin);
   }
+  const Nvrtc& n = nvrtc();
+  if (kept != n.number) keep_version(cache, n);
+  const std::string key = key_of(source, architecture, n.number);
+  const Flight flight(key);  // threads of this process
+  if (auto cubin = find_cubin(cache, key)) return *std::move(cubin);
   // Other processes; one that holds the lock for longer is not waited for, as both would store the same.
   const File lock = cache.lock(key, std::chrono::seconds(10));
-  if (auto kept = cache.find(key)) {
-    if (auto cubin = unpack(*kept)) return *std::move(cubin);
-  }
+  if (auto cubin = find_cubin(cache, key)) return *std::move(cubin);
   Cubin cubin = compile_now(std::string(source), architecture);
   cache.store(key, pack(cubin));
   return cubin;

@@ -3,18 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <cstdlib>
 #include <exception>
 #include <limits>
-#include <map>
-#include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
 
 #include "cuda/compile.hpp"
+#include "cuda/machine.hpp"
 #include "util/error.hpp"
 
 namespace tconv::cuda {
@@ -22,68 +19,6 @@ namespace {
 
 constexpr std::int64_t kMaxBlocks = std::numeric_limits<std::int32_t>::max();  // of gridDim.x
 constexpr std::int64_t kImageAlignment = 256;
-
-// A device as it stays for the life of the process: its primary context is retained once and never released, since
-// static destruction may run after the driver's own.
-struct Machine {
-  int device = 0;
-  Context context = nullptr;
-  std::string display;  // Target has views only
-  Target target;
-};
-
-int attribute(int device, DeviceAttribute which) {
-  int value = 0;
-  check(driver().cuDeviceGetAttribute(&value, which, device), "cuDeviceGetAttribute");
-  return value;
-}
-
-// The sheet of this very GPU, else that of one with its instructions and this one's own counts.
-Target target_of(const std::string& display, int device) {
-  const int sm = 10 * attribute(device, DeviceAttribute::major) + attribute(device, DeviceAttribute::minor);
-  const Target* sheet = find_target(display);
-  if (sheet == nullptr || sheet->sm != sm) {
-    const auto alike = std::ranges::find(target_sheets(), sm, &Target::sm);
-    if (alike == target_sheets().end())
-      throw Error(Exit::unsupported, display,
-                  fmt::format("has compute capability {}.{}, for which there is no sheet", sm / 10, sm % 10),
-                  "src/target/sheets.cpp has those that are known");
-    sheet = &*alike;
-  }
-  Target target = *sheet;
-  constexpr std::string_view kMeasured = "the device itself";
-  // A part of a GPU, or a variant with fewer processors.
-  if (const int sms = attribute(device, DeviceAttribute::multiprocessors); sms != static_cast<int>(target.sms.value))
-    target.sms = {static_cast<double>(sms), kMeasured};
-  if (const int shared = attribute(device, DeviceAttribute::max_shared_bytes_of_block);
-      shared != static_cast<int>(target.smem_per_block.value))
-    target.smem_per_block = {static_cast<double>(shared), kMeasured};
-  return target;
-}
-
-const Machine& machine(int ordinal) {
-  static std::mutex mutex;
-  static std::map<int, Machine> machines;
-  const std::lock_guard lock(mutex);
-  if (const auto known = machines.find(ordinal); known != machines.end()) return known->second;
-
-  const Driver& api = driver();
-  int count = 0;
-  check(api.cuDeviceGetCount(&count), "cuDeviceGetCount");
-  if (ordinal < 0 || ordinal >= count)
-    throw Error(Exit::no_device, fmt::format("device {}", ordinal), fmt::format("the driver shows {}", count),
-                "devices count from 0");
-  Machine made;
-  check(api.cuDeviceGet(&made.device, ordinal), "cuDeviceGet");
-  std::array<char, 256> text{};
-  check(api.cuDeviceGetName(text.data(), static_cast<int>(text.size()), made.device), "cuDeviceGetName");
-  made.display = text.data();
-  made.target = target_of(made.display, made.device);
-  check(api.cuDevicePrimaryCtxRetain(&made.context, made.device), "cuDevicePrimaryCtxRetain");
-  Machine& kept = machines.emplace(ordinal, std::move(made)).first->second;
-  kept.target.display = kept.display;
-  return kept;
-}
 
 // Makes the device's context current where another is, and the other one again at the end.
 class Current {
@@ -133,16 +68,15 @@ struct Image {
 };
 
 // One entry a schedule, in their order; several at once, for each takes seconds.
-std::vector<Cubin> compile_all(const Solver& solver, const Layer& layer, const Target& target,
+std::vector<Cubin> compile_all(const Solver& solver, const Layer& layer, const Machine& here,
                                const std::vector<Schedule>& schedules) {
   std::vector<Cubin> cubins(schedules.size());
   std::vector<std::exception_ptr> failures(schedules.size());
-  const std::string architecture = architecture_of(target.sm);
   std::atomic<std::size_t> next{0};
   const auto work = [&] {
     for (std::size_t i = next++; i < schedules.size(); i = next++) {
       try {
-        cubins[i] = compile(solver.source(layer, target, schedules[i]), architecture);
+        cubins[i] = compile(solver.source(layer, here.target, schedules[i]), here.architecture);
       } catch (...) {
         failures[i] = std::current_exception();
       }
@@ -293,7 +227,7 @@ Plan::Plan(const Layer& layer, int device, std::string_view solver) : state_(std
   state.layer = layer;
   const Machine& here = machine(device);
   state.choice = choose_solver(layer.problem, here.target, solver);
-  const std::vector<Cubin> cubins = compile_all(*state.choice.solver, layer, here.target, state.choice.schedules);
+  const std::vector<Cubin> cubins = compile_all(*state.choice.solver, layer, here, state.choice.schedules);
   state.machine = &here;
   const Current current(here.context);
   const Uncaptured uncaptured;
