@@ -78,10 +78,12 @@ struct GemmSm90 {
   static constexpr int PARTS = parts_from(1);
   static constexpr int PART_CHANNELS = TILE_CHANNELS / PARTS;
   static constexpr int SEGMENTS = WHOLE ? PART_CHANNELS : GROUP_POSITIONS;
-  // Split, it holds a block's own sums instead, for the others to read: a row of the tile's rows for each position, in
-  // whose pitch neither the writes of an accumulator's pairs nor reads along a row meet in a bank.
+  // Split, it holds the sums of every block over this block's share of the positions instead: a row of the tile's rows for
+  // each, in whose pitch neither the writes of an accumulator's pairs nor reads along a row meet in a bank.
   static constexpr int SUMS_PITCH = ROWS + (40 - ROWS % 32) % 32;
-  static constexpr int OUT_BYTES = SPLITS > 1 ? GROUP_POSITIONS * SUMS_PITCH * 4 : SEGMENTS * PITCH * SIZE;
+  static constexpr int SUMS_BYTES = GROUP_POSITIONS * SUMS_PITCH * 4;  // and the bias of a tile's channels behind them
+  static constexpr int OUT_BYTES = SPLITS > 1 ? SUMS_BYTES + ROWS * 4 : SEGMENTS * PITCH * SIZE;
+  static constexpr bool MERGES = SPLITS > 1 && POSITIONS == 64;
   static_assert(GROUP_POSITIONS % SPLITS == 0 && SPLITS <= CHUNKS, "every block has chunks to sum and positions to store");
 
   static constexpr int X_AT = 0;
@@ -115,14 +117,23 @@ struct GemmSm90 {
   unsigned shared;  // aligned to 1024 bytes
   const Call& call;
   long long first_position, end_position;
-  long long position_tiles;
-  long long tiles;
+  long long position_tiles;  // of an image
+  // Images of few positions share a split tile: each has image_rows of its 64, with room for what its taps read before it.
+  int images, image_rows;
+  long long image_tiles, tiles;
 
   __device__ explicit GemmSm90(const Call& c, unsigned base) : shared((base + 1023) & ~1023u), call(c) {
     first_position = Layer::PADDING / Layer::STRIDE;
     end_position = (call.out_length - 1 + Layer::PADDING) / Layer::STRIDE + 1;
     position_tiles = (end_position - first_position + POSITIONS - 1) / POSITIONS;
-    tiles = position_tiles * call.batch * (Layer::GROUPS * ROW_TILES);
+    images = 1;
+    image_rows = POSITIONS + SPAN;
+    if (MERGES && end_position - first_position + SPAN <= (POSITIONS + SPAN) / 2) {
+      image_rows = static_cast<int>(end_position - first_position) + SPAN;
+      images = (POSITIONS + SPAN) / image_rows;
+    }
+    image_tiles = (call.batch + images - 1) / images;
+    tiles = position_tiles * image_tiles * (Layer::GROUPS * ROW_TILES);
   }
 
   __device__ unsigned x_full(int s) const { return shared + BARRIERS_AT + 8 * s; }
@@ -143,7 +154,7 @@ struct GemmSm90 {
 
   struct Tile {
     int row_tile, group;
-    long long image, position;  // of its first output
+    long long image, position;  // of its first output; its images take the same positions
   };
   // Blocks that run together share both operands through L2: a band of position tiles goes through all row tiles, and a
   // band's part of x stays in L2 meanwhile.
@@ -158,7 +169,7 @@ struct GemmSm90 {
     if constexpr (ROW_TILES * Layer::GROUPS > 1) {
       const long long band = index / (BAND * ROW_TILES * Layer::GROUPS);
       const int inner = static_cast<int>(index % (BAND * ROW_TILES * Layer::GROUPS));
-      const long long left = position_tiles * call.batch - band * BAND;
+      const long long left = position_tiles * image_tiles - band * BAND;
       const int width = left < BAND ? static_cast<int>(left) : BAND;
       place = band * BAND + inner % width;
       t.row_tile = inner / width % ROW_TILES;
@@ -166,6 +177,7 @@ struct GemmSm90 {
     }
     t.image = place / position_tiles;
     t.position = first_position + (place - t.image * position_tiles) * POSITIONS;
+    if constexpr (MERGES) t.image *= images;
     return t;
   }
 
@@ -220,14 +232,11 @@ struct GemmSm90 {
     static_assert(ROW_STEP * ROW_BYTES % 1024 == 0, "a step keeps the swizzle");
   };
 
-  // COUNT times WIDTH rows of UNIT channels, of which `channels` exist: those in [low, high) from `from`, zeros elsewhere.
+  // COUNT times WIDTH rows of UNIT channels, of which `channels` exist: those inside x from `from`, zeros elsewhere.
   template <int WIDTH>
-  __device__ void load_batch(const Element* from, int row, int low, int high, int channels,
+  __device__ void load_batch(const Element* from, const bool (&inside)[Rows<WIDTH>::COUNT], int channels,
                              Samples<WIDTH> (&values)[Rows<WIDTH>::COUNT][UNIT]) const {
     using Of = Rows<WIDTH>;
-    bool inside[Of::COUNT];
-#pragma unroll
-    for (int i = 0; i < Of::COUNT; ++i) inside[i] = row + i * Of::ROW_STEP >= low && row + i * Of::ROW_STEP < high;
 #pragma unroll
     for (int e = 0; e < UNIT; ++e) {
       const bool real = Layer::C_IN % CHUNK == 0 || e < channels;
@@ -237,6 +246,40 @@ struct GemmSm90 {
         values[i][e] = real && inside[i] ? *reinterpret_cast<const Samples<WIDTH>*>(p) : Samples<WIDTH>{};
       }
       from += call.x_stride_c;
+    }
+  }
+
+  // The rows that a lane brings of a tile that images may share, each from wherever it lies.
+  template <int ROUNDS>
+  struct Scattered {
+    long long offset[ROUNDS];  // of its sample of any channel
+    bool inside[ROUNDS];
+  };
+  template <int ROUNDS>
+  __device__ Scattered<ROUNDS> scattered(const Tile& tile, int row) const {
+    Scattered<ROUNDS> rows;
+#pragma unroll
+    for (int i = 0; i < ROUNDS; ++i) {
+      const int at = row + i * Rows<1>::ROW_STEP - (LEAD - SPAN);
+      const int image = at / image_rows;
+      const long long time = tile.position - SPAN + (at - image * image_rows);
+      rows.inside[i] = at >= 0 && image < images && tile.image + image < call.batch && time >= 0 && time < call.length;
+      rows.offset[i] = (tile.image + image) * call.x_stride_b + time * call.x_stride_t;
+    }
+    return rows;
+  }
+  template <int ROUNDS>
+  __device__ void load_scattered(const Element* from, const Scattered<ROUNDS>& rows, int first, int channels,
+                                 Samples<1> (&values)[Rows<1>::COUNT][UNIT], bool (&inside)[Rows<1>::COUNT]) const {
+#pragma unroll
+    for (int i = 0; i < Rows<1>::COUNT; ++i) {
+      inside[i] = first + i < ROUNDS && rows.inside[first + i];
+#pragma unroll
+      for (int e = 0; e < UNIT; ++e) {
+        const bool real = inside[i] && (Layer::C_IN % CHUNK == 0 || e < channels);
+        const Element* const p = from + rows.offset[first + i] + e * call.x_stride_c;
+        values[i][e] = real ? *reinterpret_cast<const Samples<1>*>(p) : Samples<1>{};
+      }
     }
   }
 
@@ -250,8 +293,8 @@ struct GemmSm90 {
   // What is absent is zero and stays it by every formula; an alpha that is no number would not let it. The ends of x lie at even
   // rows: one load's samples are there together.
   template <int WIDTH>
-  __device__ static void activate_batch(Samples<WIDTH> (&values)[Rows<WIDTH>::COUNT][UNIT], const float* alphas, int row,
-                                        int low, int high, int channels) {
+  __device__ static void activate_batch(Samples<WIDTH> (&values)[Rows<WIDTH>::COUNT][UNIT], const float* alphas,
+                                        const bool (&inside)[Rows<WIDTH>::COUNT], int channels) {
     constexpr bool SNAKE = Layer::BEFORE == Activation::snake;
 #pragma unroll
     for (int e = 0; e < UNIT; ++e) {
@@ -259,8 +302,7 @@ struct GemmSm90 {
       const float alpha = alpha_before<Layer, float>(alphas, e);
 #pragma unroll
       for (int b = 0; b < Rows<WIDTH>::COUNT; ++b) {
-        const int at = row + b * Rows<WIDTH>::ROW_STEP;
-        if (SNAKE && (at < low || at >= high)) continue;
+        if (SNAKE && !inside[b]) continue;
         auto& v = values[b][e];
         if constexpr (WIDTH * SIZE == 8)
           v = make_uint2(activated(v.x, alpha), activated(v.y, alpha));
@@ -322,21 +364,35 @@ struct GemmSm90 {
       const int low = i < 0 ? static_cast<int>(-i < X_ROWS ? -i : X_ROWS) : 0;
       const int high = left < X_ROWS ? static_cast<int>(left > 0 ? left : 0) : X_ROWS;
       const int channel = tile.group * Layer::C_IN + first_chunk() * CHUNK + column * UNIT;
-      const Element* from = static_cast<const Element*>(call.x) + tile.image * call.x_stride_b +
-                            (i + row) * call.x_stride_t + channel * call.x_stride_c;
+      const Element* from = static_cast<const Element*>(call.x) + channel * call.x_stride_c;
+      [[maybe_unused]] Scattered<MERGES ? Of::ROUNDS : 1> rows;
+      if constexpr (MERGES)
+        rows = scattered<Of::ROUNDS>(tile, row);
+      else
+        from += tile.image * call.x_stride_b + (i + row) * call.x_stride_t;
       const float* alphas = static_cast<const float*>(call.x_alpha) + channel;
       for (int chunk = first_chunk(); chunk < end_chunk(); ++chunk) {
         const bool has_column = LAST_STEPS == STEPS || chunk < CHUNKS - 1 || column < LAST_STEPS * 2;
         const int channels = has_column ? Layer::C_IN - chunk * CHUNK - column * UNIT : 0;
         const unsigned stage = shared + X_AT + ring.slot * X_BYTES;
-#pragma unroll 1
+#pragma unroll(MERGES ? Of::BATCHES : 1)
         for (int batch = 0; batch < Of::BATCHES; ++batch) {
           const int row0 = batch * (Of::COUNT * Of::ROW_STEP);
-          load_batch<WIDTH>(from + (WIDTH == 1 ? row0 * call.x_stride_t : row0), row + row0, low, high, channels, values);
+          bool inside[Of::COUNT];
+          if constexpr (MERGES) {
+            load_scattered(from, rows, batch * Of::COUNT, channels, values, inside);
+          } else {
+#pragma unroll
+            for (int b = 0; b < Of::COUNT; ++b) {
+              const int at = row + row0 + b * Of::ROW_STEP;
+              inside[b] = at >= low && at < high;
+            }
+            load_batch<WIDTH>(from + (WIDTH == 1 ? row0 * call.x_stride_t : row0), inside, channels, values);
+          }
           if (batch == 0) ptx::mbarrier_wait(x_empty(ring.slot), ring.parity ^ 1);
           if (has_column) {
             if constexpr (Layer::BEFORE != Activation::none)
-              activate_batch<WIDTH>(values, alphas, row + row0, low, high, channels);
+              activate_batch<WIDTH>(values, alphas, inside, channels);
             const unsigned to = stage + row0 * ROW_BYTES;
 #pragma unroll
             for (int b = 0; b < Of::COUNT; ++b) {
@@ -533,8 +589,8 @@ struct GemmSm90 {
         sums_parity ^= 1;
       }
     }
-    // Others still read this block's sums.
-    if constexpr (SPLITS > 1) ptx::mbarrier_wait_for_blocks(sums_empty(group), sums_parity ^ 1);
+    // Others still tell this block that they have read its sums.
+    if constexpr (SPLITS > 1) ptx::mbarrier_wait(sums_empty(group), sums_parity ^ 1);
   }
 
   // --- epilogue ---------------------------------------------------------------------------------
@@ -593,61 +649,62 @@ struct GemmSm90 {
     }
   }
 
-  // Of a split tile: shows this block's sums to the others of the cluster, and stores the sum of all over its own share
-  // of the positions, in the order of the blocks.
+  // Of a split tile: sends the other blocks of the cluster this one's sums over their shares of the positions, and stores the
+  // sums of all over its own share, added in the order of the blocks.
   __device__ void store_share(const Accumulators& acc, const Tile& tile, int group, int thread, unsigned parity) const {
+    constexpr int SHARE = GROUP_POSITIONS / SPLITS;
     const int warp = thread / 32, lane = thread % 32;
-    const unsigned sums = shared + OUT_AT + group * OUT_BYTES;
-    ptx::mbarrier_wait_for_blocks(sums_empty(group), parity ^ 1);  // those of the tile before have been read
-    float* const own = reinterpret_cast<float*>(shared_pointer(OUT_AT + group * OUT_BYTES));
+    const unsigned sums = shared + OUT_AT + group * OUT_BYTES;  // [block][position of the share][row]
+    if (thread == 0) ptx::mbarrier_arrive_expect(sums_full(group), GROUP_POSITIONS * ROWS * 4);
+    ptx::mbarrier_wait(sums_empty(group), parity ^ 1);  // every block has read those of the tile before
 #pragma unroll
     for (int t = 0; t < Schedule::TILES; ++t) {
 #pragma unroll
-      for (int j = 0; j < ROWS / 2; j += 2) {  // registers as in store()
-        const int q = t * 64 + warp * 16 + j / 2 % 2 * 8 + lane / 4;
-        *reinterpret_cast<float2*>(own + q * SUMS_PITCH + j / 4 * 8 + lane % 4 * 2) = {acc[t][j], acc[t][j + 1]};
+      for (int half = 0; half < 2; ++half) {
+        const int q = t * 64 + warp * 16 + half * 8 + lane / 4;
+        const unsigned to = ptx::of_block(sums + ((split() * SHARE + q % SHARE) * SUMS_PITCH + lane % 4 * 2) * 4, q / SHARE);
+        const unsigned full = ptx::of_block(sums_full(group), q / SHARE);
+#pragma unroll
+        for (int j = 2 * half; j < ROWS / 2; j += 4)  // registers as in store()
+          ptx::store_to_block(to + j / 4 * 32, acc[t][j], acc[t][j + 1], full);
       }
     }
-    __syncwarp();
-    if (lane < SPLITS) ptx::mbarrier_arrive_of_block(ptx::of_block(sums_full(group), lane));
-    ptx::mbarrier_wait_for_blocks(sums_full(group), parity);
-
     const int channel0 = (WHOLE ? tile.row_tile : tile.row_tile / PHASE_TILES) * TILE_CHANNELS;
     const int phase0 = WHOLE ? 0 : tile.row_tile % PHASE_TILES * TILE_PHASES;
     const long long first_channel = static_cast<long long>(tile.group) * Layer::C_OUT + channel0;
-    constexpr int SHARE = GROUP_POSITIONS / SPLITS;
+    float* const biases = reinterpret_cast<float*>(shared_pointer(OUT_AT + group * OUT_BYTES + SUMS_BYTES));
+    if (Layer::BIAS && thread < TILE_CHANNELS && channel0 + thread < Layer::C_OUT)
+      biases[thread] = Storage::load(static_cast<const Element*>(call.bias)[first_channel + thread]);
+    ptx::barrier(1 + group, 128);
+    ptx::mbarrier_wait_for_blocks(sums_full(group), parity);
+
     constexpr int SAMPLES = TILE_PHASES * Layer::GAP;  // of a position and channel
     constexpr int COUNT = TILE_CHANNELS * SHARE * SAMPLES;
-    constexpr int BATCH = 4;  // samples of a thread whose sums are on their way at once
     const int q0 = split() * SHARE;
+    const float* const all = reinterpret_cast<const float*>(shared_pointer(OUT_AT + group * OUT_BYTES));
     const long long t0 =
-        (tile.position + group * GROUP_POSITIONS + q0) * Layer::STRIDE + phase0 * Layer::GAP - Layer::PADDING;
+        (tile.position + group * GROUP_POSITIONS) * Layer::STRIDE + phase0 * Layer::GAP - Layer::PADDING;
+    const long long positions = end_position - tile.position - group * GROUP_POSITIONS;  // of an image
     Element* const y = static_cast<Element*>(call.y) + tile.image * call.y_stride_b + first_channel * call.y_stride_c + t0;
-#pragma unroll 1
-    for (int e0 = thread; e0 < COUNT; e0 += BATCH * 128) {
-      // Neighbours take samples that are neighbours in y.
-      const auto sample = [&](int i) { return (e0 + i * 128) % SAMPLES; };
-      const auto position = [&](int i) { return (e0 + i * 128) / SAMPLES % SHARE; };
-      const auto channel = [&](int i) { return (e0 + i * 128) / (SAMPLES * SHARE); };
-      const auto time = [&](int i) { return static_cast<long long>(position(i)) * Layer::STRIDE + sample(i); };
-      float sum[BATCH] = {};
-      bool in_y[BATCH];
+    // Neighbours take samples that are neighbours in y.
+#pragma unroll 4
+    for (int e = thread; e < COUNT; e += 128) {
+      const int sample = e % SAMPLES, q = e / SAMPLES % SHARE, channel = e / (SAMPLES * SHARE);
+      const int image = MERGES ? (q0 + q) / image_rows : 0;
+      const int position = q0 + q - image * image_rows;
+      const long long time = static_cast<long long>(position) * Layer::STRIDE + sample;
+      if (image >= images || tile.image + image >= call.batch || position >= positions || t0 + time < 0 ||
+          t0 + time >= call.out_length || channel0 + channel >= Layer::C_OUT || phase0 + sample / Layer::GAP >= Layer::LIVE)
+        continue;
+      float sum = 0;
+      if (sample % Layer::GAP == 0) {  // a dead phase has none
+        const float* const row = all + q * SUMS_PITCH + channel * TILE_PHASES + sample / Layer::GAP;
 #pragma unroll
-      for (int i = 0; i < BATCH; ++i) {
-        in_y[i] = e0 + i * 128 < COUNT && channel0 + channel(i) < Layer::C_OUT &&
-                  phase0 + sample(i) / Layer::GAP < Layer::LIVE && t0 + time(i) >= 0 && t0 + time(i) < call.out_length;
-        if (!in_y[i] || sample(i) % Layer::GAP != 0) continue;  // a dead phase has no sum
-        const int row = channel(i) * TILE_PHASES + sample(i) / Layer::GAP;
-        sum[i] = ptx::sum_of_blocks<float, SPLITS>(sums + ((q0 + position(i)) * SUMS_PITCH + row) * 4);
+        for (int block = 0; block < SPLITS; ++block) sum += row[block * SHARE * SUMS_PITCH];
       }
-#pragma unroll
-      for (int i = 0; i < BATCH; ++i) {
-        if (!in_y[i]) continue;
-        const long long of = first_channel + channel(i);
-        const float b = Layer::BIAS ? Storage::load(static_cast<const Element*>(call.bias)[of]) : 0.0f;
-        y[channel(i) * call.y_stride_c + time(i)] =
-            Storage::round(after<Layer>(sum[i] + b, alpha_after<Layer, float>(call.y_alpha, of)));
-      }
+      const float b = Layer::BIAS ? biases[channel] : 0.0f;
+      y[image * call.y_stride_b + channel * call.y_stride_c + time] =
+          Storage::round(after<Layer>(sum + b, alpha_after<Layer, float>(call.y_alpha, first_channel + channel)));
     }
     __syncwarp();
     if (lane < SPLITS) ptx::mbarrier_arrive_of_block(ptx::of_block(sums_empty(group), lane));
@@ -674,8 +731,8 @@ struct GemmSm90 {
       }
       if constexpr (SPLITS > 1) {
         for (int group = 0; group < CONSUMERS; ++group) {
-          ptx::mbarrier_init(kernel.sums_full(group), 4 * SPLITS);  // a warp of each block's group each
-          ptx::mbarrier_init(kernel.sums_empty(group), 4 * SPLITS);
+          ptx::mbarrier_init(kernel.sums_full(group), 1);
+          ptx::mbarrier_init(kernel.sums_empty(group), 4 * SPLITS);  // a warp of each block's group each
         }
       }
       ptx::mbarrier_init_fence();
@@ -690,10 +747,10 @@ struct GemmSm90 {
       kernel.consume(warp / 4, threadIdx.x % 128);
     } else {
       if constexpr (MOVE_REGISTERS) ptx::registers_lower<PRODUCER_REGISTERS>();
-      if (kernel.pairs())
-        kernel.template produce_x<2>(warp - 4 * CONSUMERS, threadIdx.x % 32);
-      else
+      if (MERGES || !kernel.pairs())
         kernel.template produce_x<1>(warp - 4 * CONSUMERS, threadIdx.x % 32);
+      else
+        kernel.template produce_x<MERGES ? 1 : 2>(warp - 4 * CONSUMERS, threadIdx.x % 32);
     }
   }
 

@@ -71,10 +71,18 @@ __device__ __forceinline__ Sum sum_of_blocks(unsigned shared) {
   for (int block = 1; block < BLOCKS; ++block) sum += each[block];
   return sum;
 }
-// An mbarrier of any block of the cluster; behind a wait, what the others wrote before they arrived is read.
+// An mbarrier of any block of the cluster. Only reads of this thread are before it for the others: ordering its writes too
+// would be a fence of the whole GPU.
 __device__ __forceinline__ void mbarrier_arrive_of_block(unsigned barrier) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
+// Eight bytes into the shared memory of a block, which its mbarrier counts as they arrive.
+__device__ __forceinline__ void store_to_block(unsigned address, float a, float b, unsigned barrier) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(address), "f"(a),
+               "f"(b), "r"(barrier)
+               : "memory");
+}
+// Behind it, what other blocks sent is read.
 __device__ __forceinline__ void mbarrier_wait_for_blocks(unsigned barrier, unsigned parity) {
   asm volatile(
       "{ .reg .pred p;\n"

@@ -52,9 +52,9 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
          channels / parts * pitch * shape.element_bytes > most)
     parts *= 2;
   const std::int64_t segments = whole ? channels / parts : group_positions;
-  // Split, a block's sums of each position in a pitch of 8 modulo 32 instead.
-  const std::int64_t out_bytes =
-      s.splits > 1 ? group_positions * (s.rows + (40 - s.rows % 32) % 32) * 4 : segments * pitch * shape.element_bytes;
+  // Split, sums of each position in a pitch of 8 modulo 32 instead, and the bias of a channel a row at most.
+  const std::int64_t out_bytes = s.splits > 1 ? group_positions * (s.rows + (40 - s.rows % 32) % 32) * 4 + s.rows * 4
+                                              : segments * pitch * shape.element_bytes;
   const std::int64_t w_stages = s.splits == 1 && shape.row_tiles(s) == 1 && shape.groups == 1
                                     ? std::min<std::int64_t>(s.weight_stages, shape.weight_entries())
                                     : s.weight_stages;
@@ -158,9 +158,18 @@ Launch pack_launch(const Problem& p, const Schedule& s) {
   return {.blocks = ceil_div(packed_bytes(p, s) / shape.planes / 16, 256), .threads = 256};
 }
 
+// Images of few positions share a split tile of 64, each with room for what its taps read before its first.
+std::int64_t images_of_tile(const Workload& workload, const Schedule& s) {
+  const Shape shape(workload.problem);
+  const std::int64_t span = (shape.taps - 1) * shape.jump;
+  const std::int64_t rows = positions(workload) + span;
+  return s.splits == 1 || 2 * rows > s.positions + span ? 1 : (s.positions + span) / rows;
+}
+
 std::int64_t tiles(const Workload& workload, const Schedule& s) {
   const Shape shape(workload.problem);
-  return workload.extent.batch * shape.groups * shape.row_tiles(s) * ceil_div(positions(workload), s.positions);
+  return ceil_div(workload.extent.batch, images_of_tile(workload, s)) * shape.groups * shape.row_tiles(s) *
+         ceil_div(positions(workload), s.positions);
 }
 
 Launch launch(const Workload& workload, const Target& target, const Schedule& s) {
@@ -185,8 +194,12 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   // Of the sum, what the block with the most chunks has.
   const double share = static_cast<double>(ceil_div(shape.chunks, s.splits)) / static_cast<double>(shape.chunks);
   const double product_cycles = std::max(32.0, 0.5 * s.rows);  // of 64 positions by 32 bytes of channels
+  // Three terms wait for every tap's sums to add them up, longer where half the rows at a time leave the registers for
+  // it.
+  const bool halved = (s.positions / 64 / s.warpgroups + 1) * s.rows / 2 > 160;
+  const double promote = shape.terms == 1 ? 1.0 : halved ? 1.6 : 1.4;
   const double multiply =
-      s.positions / 64.0 * static_cast<double>(shape.taps * shape.steps) * product_cycles * shape.terms;
+      s.positions / 64.0 * static_cast<double>(shape.taps * shape.steps) * product_cycles * shape.terms * promote;
   constexpr double kLoads = 16;          // in flight of a producer thread
   constexpr double kLoadLatency = 1500;  // of those, and their way into shared memory
   const double loads = share * static_cast<double>(s.positions * shape.c_in) / (2 * 32.0 * kProducers * kLoads);
