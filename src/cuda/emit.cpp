@@ -91,7 +91,8 @@ Workload of_positions(const Problem& p, std::int64_t count) {
 }
 
 // Read off the solver's own `launch` and held against it, so that its arithmetic stands in one place. Every solver
-// gives a block as many positions as its schedule says, and caps the grid or does not.
+// gives a block as many positions as its schedule says, and caps the grid or does not. Where it does, blocks take tiles
+// in turn and those without one do nothing, so a solver that needs fewer, as images share a tile, is served as well.
 Grid grid_of(const Solver& solver, const Problem& problem, const Target& target, const Schedule& schedule) {
   const auto along = [&](const Workload& workload) { return ceil_div(positions(workload), schedule.positions); };
   const auto launch = [&](const Workload& workload) { return solver.launch(workload, target, schedule); };
@@ -99,13 +100,16 @@ Grid grid_of(const Solver& solver, const Problem& problem, const Target& target,
   Workload huge = of_positions(problem, std::int64_t{1} << 20);
   huge.extent.batch = std::int64_t{1} << 20;
   Grid grid{.tiles = 0, .most = launch(huge).blocks, .launch = launch(least)};
+  huge.extent.batch *= 2;
+  const bool capped = launch(huge).blocks == grid.most;
   grid.tiles = ceil_div(grid.launch.blocks, along(least));
   for (const std::int64_t batch : {1, 3, 64}) {
     for (const std::int64_t count : {1, 7, 300, 5000, 100001, 4000000}) {
       Workload probe = of_positions(problem, count);
       probe.extent.batch = batch;
       const Launch due = launch(probe);
-      if (due.blocks != std::min(batch * along(probe) * grid.tiles, grid.most) || due.threads != grid.launch.threads ||
+      const std::int64_t blocks = std::min(batch * along(probe) * grid.tiles, grid.most);
+      if (due.blocks > blocks || (due.blocks < blocks && !capped) || due.threads != grid.launch.threads ||
           due.shared_bytes != grid.launch.shared_bytes || due.cluster != grid.launch.cluster)
         throw Error(Exit::defect, std::string(solver.name), "launches by another rule than batch, positions and a cap",
                     "answer.cu computes its grid from these");
