@@ -5,11 +5,13 @@
 Needs torch and libtconv.so (TCONV_LIBRARY, or build/release/libtconv.so). The generators are those of
 bench/generators.py: batch 1, no gradients. Both models have the same weights and take turns: a turn is 5 ms of rest, in
 which the other's threads fall asleep, and one call on the same input. Times are medians over all turns, in ms for a
-second of audio; how many times as fast is the median of the turns' own ratios. "fixed" is one length; "random" takes
-lengths between a half and one and a half of it, from a stream steps of one to four frames. "eager" is the model as it
-is, "compiled" the same under torch.compile with the length dynamic, which takes minutes a model. A stream's state is
-copied between calls, so that its strides stay what was compiled. On a GPU each call starts with a cold L2 and an idle
-GPU, and CUDA events around it tell the time, launches included; float32 is TF32 in convolutions, PyTorch's default.
+second of audio. How many times as fast: the geometric mean of two medians of the turns' own ratios, where the one and
+where the other was first, as the first call of a new length sets PyTorch's layers up for both. "fixed" is one length;
+"random" takes lengths between a half and one and a half of it, from a stream steps of one to four frames. "eager" is
+the model as it is, "compiled" the same under torch.compile with the length dynamic, which takes minutes a model. A
+stream's state is copied between calls, so that its strides stay what was compiled. On a GPU each call starts with a
+cold L2 and an idle GPU, and CUDA events around it tell the time, launches included; float32 is TF32 in convolutions,
+PyTorch's default.
 Share: the part of a call's time between hooks before and after each transposed convolution, its weight_norm included,
 in calls that are not timed otherwise. Difference: the largest |after - before| over max |before|. FILE is written after
 every model, so that a run that is cut short keeps what it has.
@@ -195,7 +197,8 @@ def measure(name, given, compiled, row_seconds):
                 times[key].append(contestants[key].ms(x) / audio)
         row = dict(result, lengths=kind, turns=len(times["before"]))
         row.update({key + "_ms": statistics.median(taken) for key, taken in times.items()})
-        rows.append(dict(row, faster=statistics.median(b / a for b, a in zip(times["before"], times["after"]))))
+        ratios = [b / a for b, a in zip(times["before"], times["after"])]
+        rows.append(dict(row, faster=math.sqrt(statistics.median(ratios[::2]) * statistics.median(ratios[1::2]))))
     return rows
 
 

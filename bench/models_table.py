@@ -67,8 +67,8 @@ def report(machine, commands, every, name):
         f"# Generators before and after replace on {machine['cpu' if device == 'cpu' else 'gpu']}\n",
         f"{own}, PyTorch {machine['torch']}, tconv {machine['tconv']}, {rows[0]['dtype']}, {machine['date'][:10]}; "
         f"`{'`, `'.join(commands)}`.",
-        "Before, after: ms for a second of audio, batch 1, medians of turns. Times as fast: the median of the turns' "
-        "own ratios. Share: of the transposed convolutions in a call. Difference: the largest |after - before| over "
+        "Before, after: ms for a second of audio, batch 1, medians of turns. Times as fast: the geometric mean of "
+        "the median ratios of turns in which the one and the other was first. Share: of the transposed convolutions in a call. Difference: the largest |after - before| over "
         "max |before|. `bench/models.py` says how, `bench/generators.py` which layers.\n",
         f"![times as fast after replace]({name}.svg)\n",
         "| generator | setting, lengths | before | after | times as fast | share before | share after | difference |",

@@ -64,6 +64,7 @@ Compile = on_gpu(torch_test.Compile)
 Autocast = on_gpu(torch_test.Autocast)
 Modules = on_gpu(torch_test.Modules)
 Replace = on_gpu(torch_test.Replace)
+Normed = on_gpu(torch_test.Normed)
 
 
 class Random(torch_test.Random, OnGpu):

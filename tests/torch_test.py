@@ -879,6 +879,138 @@ class Modules(Case):
                 drop_in.ConvTranspose1d.from_module(wrong)
 
 
+
+class Normed(Case):
+    """Layers with weight_norm, whose weight is computed again only where it has to be."""
+
+    KINDS = (torch.nn.utils.weight_norm, parametrizations.weight_norm)
+
+    def setUp(self):
+        super().setUp()
+        drop_in.clear_cache()
+        self.x = torch.randn(2, 8, 11)
+
+    def pair(self, kind, **how):
+        torch.manual_seed(3)
+        with torch.no_grad():  # else the old kind could not be copied
+            theirs = kind(nn.ConvTranspose1d(8, 6, 4, 2, 1), **how).eval()
+        ours = copy.deepcopy(theirs)
+        drop_in.replace(ours)
+        return theirs, ours
+
+    @staticmethod
+    def parts(layer):
+        """Its g and v."""
+        if parametrize.is_parametrized(layer):
+            return layer.parametrizations.weight.original0, layer.parametrizations.weight.original1
+        return layer.weight_g, layer.weight_v
+
+    def check(self, theirs, ours):
+        torch.testing.assert_close(ours(self.x), theirs(self.x))
+
+    @torch.no_grad()
+    def test_made_once(self):
+        for kind in self.KINDS:
+            for how in ({}, {"dim": 1}, {"dim": None}):
+                drop_in.clear_cache()
+                theirs, ours = self.pair(kind, **how)
+                with unittest.mock.patch.object(torch, "_weight_norm", wraps=torch._weight_norm) as made:
+                    for _ in range(3):
+                        ours(self.x)
+                self.assertEqual(made.call_count, 1, kind)
+                self.check(theirs, ours)
+
+    @torch.no_grad()
+    def test_follows_every_change(self):
+        def scaled(layer, part):
+            self.parts(layer)[part].mul_(1.5)
+
+        def assigned(layer, part):
+            self.parts(layer)[part].data = self.parts(layer)[part].data * 0.5
+
+        def unnoticed(layer, part):  # by its version, but on the CPU by its bytes
+            self.parts(layer)[part].data.add_(0.25)
+
+        def loaded(layer, part):
+            state = {name: value + 1 + part for name, value in layer.state_dict().items()}
+            layer.load_state_dict(state)
+
+        def stepped(layer, part):
+            one = self.parts(layer)[part]
+            one.grad = torch.ones_like(one)
+            torch.optim.SGD([one], 0.1).step()
+            one.grad = None
+
+        for kind in self.KINDS:
+            for change in (scaled, assigned, loaded, stepped) + ((unnoticed,) if self.x.is_cpu else ()):
+                for part in (0, 1):
+                    theirs, ours = self.pair(kind)
+                    self.check(theirs, ours)
+                    for layer in (theirs, ours):
+                        change(layer, part)
+                    self.check(theirs, ours)
+                    self.check(theirs, ours)
+
+    @torch.no_grad()
+    def test_what_is_done_to_the_weight_is_undone(self):
+        theirs, ours = self.pair(torch.nn.utils.weight_norm)
+        self.check(theirs, ours)
+        for layer in (theirs, ours):
+            layer.weight.zero_()
+        self.check(theirs, ours)
+        for layer in (theirs, ours):
+            layer.weight = torch.zeros_like(layer.weight)
+        self.check(theirs, ours)
+
+    def test_gradients(self):
+        for kind in self.KINDS:
+            theirs, ours = self.pair(kind)
+            with torch.no_grad():
+                self.check(theirs, ours)
+            for layer in (theirs, ours):
+                layer(self.x).square().sum().backward()
+            for mine, due in zip(self.parts(ours), self.parts(theirs)):
+                torch.testing.assert_close(mine.grad, due.grad)
+            for layer in (theirs, ours):
+                layer.requires_grad_(False)
+            self.check(theirs, ours)
+
+    @torch.no_grad()
+    def test_other_ways_to_call(self):
+        for kind in self.KINDS:
+            theirs, ours = self.pair(kind)
+            self.check(theirs, ours)
+            names = [name for name, _ in ours.named_parameters() if name != "bias"]
+            for _ in range(2):  # new tensors for one call
+                others = {name: torch.rand_like(ours.get_parameter(name)) + 0.5 for name in names}
+                torch.testing.assert_close(torch.func.functional_call(ours, others, (self.x,)),
+                                           torch.func.functional_call(theirs, others, (self.x,)))
+            self.check(theirs, ours)
+            with torch.inference_mode():
+                self.check(theirs, ours)
+            device = self.x.device.type
+            with torch.autocast(device, torch.bfloat16):
+                self.assertIs(ours(self.x).dtype, torch.bfloat16)
+            self.check(theirs, ours)
+            twin = copy.deepcopy(ours)
+            self.parts(twin)[0].mul_(2)
+            self.check(theirs, ours)
+            self.parts(theirs)[0].mul_(2)
+            self.check(theirs, twin)
+
+    @torch.no_grad()
+    def test_shared_and_removed(self):
+        theirs, ours = self.pair(torch.nn.utils.weight_norm)
+        other = copy.deepcopy(ours)
+        other.weight_g, other.weight_v = ours.weight_g, ours.weight_v
+        self.check(theirs, ours)
+        self.check(theirs, other)
+        torch.nn.utils.remove_weight_norm(ours)
+        self.check(theirs, ours)
+        ours.weight.zero_()
+        self.check(theirs, other)
+
+
 class Replace(Case):
     def generator(self):
         class Own(nn.ConvTranspose1d):

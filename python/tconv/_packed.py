@@ -54,7 +54,7 @@ class _Weight:
     """What was derived from a weight, and how the tensor looked then."""
 
     __slots__ = ("ref", "version", "pointer", "storage", "shape", "strides", "dtype", "sample", "seen", "layers",
-                 "casts", "__weakref__")
+                 "casts", "normed", "__weakref__")
 
     def __init__(self, weight):
         identity = id(weight)
@@ -72,7 +72,7 @@ class _Weight:
         size = min(SAMPLE, storage.nbytes() - weight.storage_offset() * weight.element_size()) if weight.is_cpu else 0
         self.sample = (ctypes.c_char * size).from_address(self.pointer)
         self.seen = self.sample.raw
-        self.layers, self.casts = {}, {}
+        self.layers, self.casts, self.normed = {}, {}, {}
 
     def current(self, weight):
         return (self.ref() is weight and self.version == weight._version and self.pointer == weight.data_ptr() and
@@ -142,6 +142,20 @@ def cast(weight, dtype, stream):
         with torch.inference_mode(False), torch.no_grad():  # an inference tensor would have no version
             found = known.casts[dtype, stream] = torch.nn.Parameter(weight.to(dtype), requires_grad=False)
     return found
+
+
+def normed(g, v, dim, stream):
+    """torch._weight_norm(v, g, dim) without a gradient, made once for a stream; None where changes to g or v would not be
+    noticed. A plain tensor, as weight_norm's: what was done to it is undone by the next call."""
+    of_v, of_g = _known(v), _known(g)
+    if of_v is None or of_g is None:
+        return None
+    found = of_v.normed.get((dim, stream))
+    if found is None or found[0] is not of_g or not found[1].current(found[2]):
+        with torch.inference_mode(False), torch.no_grad():
+            weight = torch._weight_norm(v, g, dim)
+        found = of_v.normed[dim, stream] = of_g, _Weight(weight), weight
+    return found[2]
 
 
 def clear():

@@ -7,6 +7,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from tconv._normed import adopt_hooks
+
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -61,6 +63,7 @@ def retyped(module, ours):
     twin = ours.__new__(ours)
     vars(twin).update({name: _copied(value) for name, value in vars(module).items()})
     twin.__class__ = _class_for(module, ours)
+    adopt_hooks(twin)
     return twin
 
 
@@ -81,6 +84,7 @@ def replace_modules(model, ours, fold_weight_norm):
     try:
         for module, row in chosen:
             module.__class__ = _class_for(module, ours)
+            adopt_hooks(module)
             report.replaced.append((*row, _fold(module, fold_weight_norm)))
     except BaseException:
         for module, kind, members in before:
@@ -134,7 +138,7 @@ def _fold(module, wanted):
     if not (hooked or normed):
         return "parametrized: its weight is computed in every call"
     if not wanted:
-        return "weight_norm kept: its weight is computed in every call"
+        return "weight_norm kept: its weight is computed where it changed or needs a gradient"
     if module.training:
         return "weight_norm kept: the layer is in training mode"
     with torch.enable_grad():  # without it, the weight would no longer be a parameter

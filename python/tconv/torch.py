@@ -25,12 +25,12 @@ version. Compiled code and the bare operator use again what is packed of an nn.P
 the graph: its replays follow the weight.
 """
 
-import sys
-
 import torch
 
 from tconv import _native, _packed
+from tconv._calls import current_stream, direct, recorded, transformed
 from tconv._native import Error
+from tconv._normed import weight_of
 from tconv._replace import Report, replace_modules, retyped
 
 __all__ = ["ConvTranspose1d", "Error", "Report", "clear_cache", "conv_transpose1d", "replace"]
@@ -46,11 +46,11 @@ def conv_transpose1d(input, weight, bias=None, stride=1, padding=0, output_paddi
     L_out = (L-1)*stride - 2*padding + dilation*(K-1) + output_padding + 1. Raises what PyTorch raises, or Error."""
     if torch.compiler.is_compiling():
         return _checked(_operator, input, weight, bias, stride, padding, output_padding, groups, dilation)
-    if _transformed():
+    if transformed():
         return _own(input, weight, bias, stride, padding, output_padding, groups, dilation)
     kinds = (type(weight), type(input)) if bias is None else (type(weight), type(input), type(bias))
     if _KINDS.issuperset(kinds):
-        if _direct(input, bias):
+        if direct(input, bias):
             if torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad
                                             or bias is not None and bias.requires_grad):
                 return _checked(_differentiable, input, weight, bias, stride, padding, output_padding, groups, dilation)
@@ -72,22 +72,9 @@ def clear_cache():
 _KINDS = {torch.Tensor, torch.nn.Parameter}
 
 
-def _transformed(_interpreter=torch._C._functorch.peek_interpreter_stack, _tracer=torch._C._get_tracing_state,
-                 _forward=torch.autograd.forward_ad):
-    return _interpreter() is not None or _forward._current_level >= 0 or _tracer() is not None
-
-
 def _overrides(kind):
     return getattr(kind, "__torch_function__", None) not in (
         None, torch.Tensor.__torch_function__, torch._C._disabled_torch_function_impl)
-
-
-def _direct(input, bias, _modes=torch._C._len_torch_dispatch_stack, _autocast=torch.is_autocast_enabled,
-            _profiler=torch.autograd._profiler_enabled, _strided=torch.strided):
-    """Whether a call needs nothing of PyTorch's dispatcher: no autocast, no mode, no profile, no lazy negation."""
-    return (input.layout is _strided and not _modes() and not _profiler()
-            and not _autocast("cpu" if input.is_cpu else "cuda") and not input.is_neg()
-            and (bias is None or not bias.is_neg()))
 
 
 def _one(value):
@@ -101,25 +88,6 @@ def _one(value):
 
 
 _hows = {}  # (stream, threads) -> struct tconv_how
-_current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # of a device's number; no CUDA, none
-
-
-def _recorded(device, stream):
-    """Whether a CUDA graph records this current stream of a device, or torch.compile warms up for one: memory is then
-    the graph's, and each replay writes it anew."""
-    if stream == 0:  # the default stream never is
-        return False
-    with torch.cuda.device(device):
-        if torch.cuda.is_current_stream_capturing():
-            return True
-    trees = sys.modules.get("torch._inductor.cudagraph_trees")
-    if trees is None:
-        return False
-    try:
-        manager = trees.get_manager(device, create_if_none_exists=False)
-    except AssertionError:  # early releases of PyTorch have none in threads of the caller's
-        return False
-    return manager is not None and manager.stream.cuda_stream == stream
 
 
 def _engine(input, weight, bias, stride, padding, output_padding, groups, dilation, keep=True, served=False):
@@ -132,8 +100,8 @@ def _engine(input, weight, bias, stride, padding, output_padding, groups, dilati
         if not input.is_cuda:
             return None
         device = input.get_device()
-        stream = _current_stream(device)
-        keep = keep and not _recorded(device, stream)
+        stream = current_stream(device)
+        keep = keep and not recorded(device, stream)
         if arithmetic == "f32" and _tf32():
             arithmetic = "tf32"
     key = (stride, padding, output_padding, groups, dilation, bias is not None, arithmetic, stream)
@@ -310,7 +278,7 @@ class _Differentiable(torch.autograd.Function):
 
 
 def _differentiable(input, weight, bias, *numbers, _apply=super(torch.autograd.Function, _Differentiable).apply):
-    """Function.apply without its search for functorch's transforms, which _transformed() has done."""
+    """Function.apply without its search for functorch's transforms, which transformed() has done."""
     return _apply(input, weight, bias, numbers)
 
 
@@ -327,8 +295,8 @@ def _lowered(device, *tensors):
                 tensor.device.type == device:
             kept = not torch.compiler.is_compiling() and isinstance(tensor, torch.nn.Parameter) and not (
                 torch.is_grad_enabled() and tensor.requires_grad)
-            stream = _current_stream(tensor.get_device()) if kept and device == "cuda" else 0
-            kept = kept and not _recorded(tensor.get_device(), stream)
+            stream = current_stream(tensor.get_device()) if kept and device == "cuda" else 0
+            kept = kept and not recorded(tensor.get_device(), stream)
             tensor = _packed.cast(tensor, dtype, stream) if kept else tensor.to(dtype)
         lowered.append(tensor)
     return lowered
@@ -362,7 +330,7 @@ class ConvTranspose1d(torch.nn.ConvTranspose1d):
         if output_size is not None:
             output_padding = self._output_padding(input, output_size, self.stride, self.padding, self.kernel_size, 1,
                                                   self.dilation)
-        return conv_transpose1d(input, self.weight, self.bias, self.stride, self.padding, output_padding, self.groups,
+        return conv_transpose1d(input, weight_of(self), self.bias, self.stride, self.padding, output_padding, self.groups,
                                 self.dilation)
 
     @classmethod
@@ -376,8 +344,9 @@ def replace(model, *, fold_weight_norm=False):
     """Makes every eligible nn.ConvTranspose1d of a model (the model itself, too) a ConvTranspose1d, in place: the
     objects stay, with their parameters, hooks, names and parametrizations. Returns a Report: print it.
 
-    A layer with weight_norm (either kind) keeps it and computes its weight in every call, as before. With
-    fold_weight_norm, layers in eval mode get their weight as one parameter, for good: in place of the model's own
+    A layer with weight_norm (either kind) keeps it. Its weight is computed in every call that differentiates by it, that
+    is compiled or under autocast; in others it is computed again where its parts changed, which is noticed as changes of
+    packed weights are. With fold_weight_norm, layers in eval mode get their weight as one parameter, for good: in place of the model's own
     remove_weight_norm(), which would no longer find anything to remove.
 
     Either all of this happens or, where an exception leaves this function, none."""
