@@ -53,7 +53,7 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
     parts *= 2;
   const std::int64_t segments = whole ? channels / parts : group_positions;
   // Split, sums of each position in a pitch of 8 modulo 32 instead, and the bias of a channel a row at most.
-  const std::int64_t out_bytes = s.splits > 1 ? group_positions * (s.rows + (40 - s.rows % 32) % 32) * 4 + s.rows * 4
+  const std::int64_t out_bytes = s.splits > 1 ? 4 * (group_positions * (s.rows + (40 - s.rows % 32) % 32) + s.rows)
                                               : segments * pitch * shape.element_bytes;
   const std::int64_t w_stages = s.splits == 1 && shape.row_tiles(s) == 1 && shape.groups == 1
                                     ? std::min<std::int64_t>(s.weight_stages, shape.weight_entries())
