@@ -45,8 +45,7 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   const std::int64_t channels = shape.tile_channels(s);
   const std::int64_t segment = whole ? group_positions * p.stride : s.rows * shape.gap;
   const std::int64_t pitch = ceil_div(segment, vector) * vector + vector;
-  const std::int64_t most = std::int64_t{shape.planes == 1 ? 20 : 10}
-                            << 10;  // of a group, beyond which it stores in parts
+  const std::int64_t most = shape.planes == 1 ? 20 << 10 : 10 << 10;  // bytes of a group; beyond, it stores in parts
   std::int64_t parts = 1;
   while (whole && channels * shape.live == s.rows && s.rows % (16 * parts) == 0 && channels % (2 * parts) == 0 &&
          channels / parts * pitch * shape.element_bytes > most)
