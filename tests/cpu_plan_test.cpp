@@ -665,14 +665,16 @@ Exit refusal(const std::function<void()>& body) {
 }
 
 TEST(CpuPlan, ChoosesTheFirstThatServesAndSaysWhyOthersWerePassedOver) {
-  const Problem dense = parse_workload("i8_o4_l9_k5_s2_p1").problem,
+  const Problem dense = parse_workload("i8_o40_l9_k5_s2_p1").problem, few = parse_workload("i8_o4_l9_k5_s2_p1").problem,
                 depthwise = parse_workload("g8_i8_o8_l9_k5_s2").problem;
   const Plan plan({.problem = dense});
   EXPECT_EQ(plan.solver().name, "gemm");
-  ASSERT_EQ(plan.passed_over().size(), 1u);
+  ASSERT_EQ(plan.passed_over().size(), 2u);
   EXPECT_EQ(plan.passed_over()[0].solver, "depthwise");
+  EXPECT_EQ(plan.passed_over()[1].solver, "few_rows");
   EXPECT_NE(plan.explain({.batch = 1, .length = 9}).find("not depthwise: " + plan.passed_over()[0].why),
             std::string::npos);
+  EXPECT_EQ(Plan({.problem = few}).solver().name, "few_rows");
   EXPECT_EQ(Plan({.problem = depthwise}).solver().name, "depthwise");
   EXPECT_EQ(Plan({.problem = depthwise}, "gemm").solver().name, "gemm");
   EXPECT_EQ(refusal([&] { Plan({.problem = dense}, "depthwise"); }), Exit::unsupported);
@@ -686,7 +688,7 @@ TEST(CpuPlan, AnUnknownSolversRefusalNamesIt) {
     const Plan plan({.problem = parse_workload("i8_o4_l9_k5").problem}, "nothing");
     FAIL();
   } catch (const Error& error) {
-    for (const char* part : {"solver", "gemm", "depthwise"})
+    for (const char* part : {"solver", "gemm", "few_rows", "depthwise"})
       EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
   }
 }
