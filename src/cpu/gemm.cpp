@@ -79,7 +79,7 @@ inline std::int64_t panel_width(std::int64_t rows) { return rows > 16 ? kPanel :
 
 // Of one copy of a channel in a staged tile: whole cache lines.
 inline std::int64_t copy_pitch(const Shape& s, std::int64_t tile, std::int64_t copies) {
-  return round_up(tile + (copies > 1 ? 0 : s.window.span) + 16, 16);
+  return round_up(tile + (copies > 1 ? 0 : s.window.span), 16);
 }
 
 // Of channels in a staged tile: not a power of two of cache lines, as they would share few of a cache's sets.
@@ -214,19 +214,26 @@ void MultiplyColumns(D d, Fetches& fetches, std::int64_t n, const T* w, std::int
                      const T* bias, T* sums, std::int64_t between) {
   for (; n >= kColumns; n -= kColumns, x += kColumns, sums += kColumns * between)
     Multiply<NV, kColumns>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums, between);
-  // A tail computes up to a third more than it needs; what lies behind the tile is staged as well.
-  if (n > 8) {
-    Multiply<NV, kColumns>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums, between);
-  } else if (n > 6) {
-    Multiply<NV, HWY_MIN(8, kColumns)>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums, between);
-  } else if (n > 4) {
-    Multiply<NV, 6>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums, between);
-  } else if (n > 2) {
-    Multiply<NV, 4>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums, between);
-  } else if (n == 2) {
-    Multiply<NV, 2>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums, between);
-  } else if (n == 1) {
-    Multiply<NV, 1>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums, between);
+  switch (n) {
+#define TCONV_TAIL(c)                                                                                       \
+  case c:                                                                                                   \
+    if constexpr ((c) < kColumns)                                                                           \
+      return Multiply<NV, c>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums, between); \
+    break;
+    TCONV_TAIL(1)
+    TCONV_TAIL(2)
+    TCONV_TAIL(3)
+    TCONV_TAIL(4)
+    TCONV_TAIL(5)
+    TCONV_TAIL(6)
+    TCONV_TAIL(7)
+    TCONV_TAIL(8)
+    TCONV_TAIL(9)
+    TCONV_TAIL(10)
+    TCONV_TAIL(11)
+#undef TCONV_TAIL
+    default:
+      break;
   }
 }
 
@@ -464,7 +471,7 @@ class Tile {
   T* InPlace([[maybe_unused]] std::int64_t first, [[maybe_unused]] std::int64_t columns) const {
     if constexpr (std::is_same_v<S, T>) {
       const std::int64_t stride = shape_.layer.problem.stride, t = output(first) + run_[0].residue;
-      if (runs_ == 1 && run_[0].n == kPanel && shape_.layer.after == Activation::none && columns % kColumns == 0 &&
+      if (runs_ == 1 && run_[0].n == kPanel && shape_.layer.after == Activation::none &&
           first % split_.pitch + columns <= split_.positions && t >= 0 &&
           t + (columns - 1) * stride + kPanel <= call_.out_length)
         return RowOfY(first) + t;
@@ -488,7 +495,8 @@ class Tile {
     }
   }
 
-  // n columns of a channel, from `first` on, and zeros behind them; `origin`: the sample under a batch's first column.
+  // n columns of a channel, from `first` on, zero where there is no sample; `origin`: the sample under a batch's first
+  // column.
   void StageRow(std::int64_t channel, std::int64_t first, std::int64_t n, std::int64_t origin, T* to) {
     const S* x = static_cast<const S*>(call_.x) + channel * call_.x_stride_c;
     const T alpha = AlphaOf<T>(call_.x_alpha, channel);
@@ -506,8 +514,6 @@ class Tile {
       for (std::int64_t z = end; z < here; ++z) to[c + z] = T{0};
       c += here;
     }
-    const std::int64_t room = copy_pitch(shape_, split_.tile, split_.copies);
-    std::fill(to + n, to + std::min<std::int64_t>(n + kColumns, room), T{0});
   }
 
   // What the rows of a panel are: their runs, biases and alphas.
