@@ -90,8 +90,9 @@ HWY_INLINE void StoreWoven(D d, const Layer& layer, T alpha, V v0, [[maybe_unuse
   if constexpr (kPhases == 4) hn::StoreInterleaved4(v0, v1, v2, v3, d, to);
 }
 
-// Woven residues: kVectors vectors of positions, which share a weight's broadcast.
-template <int kPhases, int kVectors, class D, typename T = hn::TFromD<D>>
+// Woven residues: kVectors vectors of positions, which share a weight's broadcast. kCommon: the common taps, where they
+// are known to be all; else 0.
+template <int kPhases, int kCommon, int kVectors, class D, typename T = hn::TFromD<D>>
 HWY_INLINE void WeaveVectors(D d, const Shape& s, const T* HWY_RESTRICT x, const T* HWY_RESTRICT w, T bias, T alpha,
                              T* HWY_RESTRICT to) {
   static_assert(kVectors == 1 || kVectors == 2);
@@ -105,14 +106,15 @@ HWY_INLINE void WeaveVectors(D d, const Shape& s, const T* HWY_RESTRICT x, const
     a##r = AddProduct(v, factor, a##r);                             \
     if constexpr (kVectors > 1) b##r = AddProduct(u, factor, b##r); \
   }
-  for (std::int64_t j = 0; j < s.common; ++j, x -= s.offset_step, w += kPhases) {
+  const std::int64_t common = kCommon > 0 ? kCommon : s.common;
+  for (std::int64_t j = 0; j < common; ++j, x -= s.offset_step, w += kPhases) {
     const auto v = hn::LoadU(d, x), u = kVectors > 1 ? hn::LoadU(d, x + lanes) : v;
     TCONV_TAP(0, kPhases)
     TCONV_TAP(1, kPhases)
     TCONV_TAP(2, kPhases)
     TCONV_TAP(3, kPhases)
   }
-  if (kPhases > 1 && s.more > 0) {
+  if (kCommon == 0 && kPhases > 1 && s.more > 0) {
     const auto v = hn::LoadU(d, x), u = kVectors > 1 ? hn::LoadU(d, x + lanes) : v;
     TCONV_TAP(0, s.more)
     TCONV_TAP(1, s.more)
@@ -123,14 +125,22 @@ HWY_INLINE void WeaveVectors(D d, const Shape& s, const T* HWY_RESTRICT x, const
   if constexpr (kVectors > 1) StoreWoven<kPhases>(d, s.layer, alpha, b0, b1, b2, b3, to + kPhases * lanes);
 }
 
-// Whole vectors of positions, n of them.
+template <int kPhases, int kCommon, class D, typename T = hn::TFromD<D>>
+HWY_INLINE void WeaveTaps(D d, const Shape& s, const T* HWY_RESTRICT x, const T* HWY_RESTRICT w, T bias, T alpha,
+                          std::int64_t n, T* HWY_RESTRICT to) {
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  std::int64_t i = 0;
+  for (; i + 2 * lanes <= n; i += 2 * lanes)
+    WeaveVectors<kPhases, kCommon, 2>(d, s, x + i, w, bias, alpha, to + kPhases * i);
+  if (i < n) WeaveVectors<kPhases, kCommon, 1>(d, s, x + i, w, bias, alpha, to + kPhases * i);
+}
+
+// Whole vectors of positions, n of them. Kernels of two strides are most there are: their weights stay in registers.
 template <int kPhases, class D, typename T = hn::TFromD<D>>
 void Weave(D d, const Shape& s, const T* HWY_RESTRICT x, const T* HWY_RESTRICT w, T bias, T alpha, std::int64_t n,
            T* HWY_RESTRICT to) {
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  std::int64_t i = 0;
-  for (; i + 2 * lanes <= n; i += 2 * lanes) WeaveVectors<kPhases, 2>(d, s, x + i, w, bias, alpha, to + kPhases * i);
-  if (i < n) WeaveVectors<kPhases, 1>(d, s, x + i, w, bias, alpha, to + kPhases * i);
+  if (s.common == 2 && s.more == 0) return WeaveTaps<kPhases, 2>(d, s, x, w, bias, alpha, n, to);
+  WeaveTaps<kPhases, 0>(d, s, x, w, bias, alpha, n, to);
 }
 
 // Any taps, a residue at a time.
