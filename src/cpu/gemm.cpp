@@ -34,7 +34,7 @@ inline constexpr std::int64_t kChunk = 48;     // positions between two moves to
 inline constexpr std::int64_t kMaxTile = 480;  // positions of a staged tile, a multiple of kChunk
 inline constexpr std::int64_t kLine = 64;      // bytes of a cache line, where fetching ahead counts them
 inline constexpr std::int64_t kPage = 4096;
-inline constexpr double kStagedCost = 2;         // of an element: as many cycles as multiply-adds of a vector
+inline constexpr double kStagedProducts = 32;  // multiply-adds that take as long as staging an element of a short image
 inline constexpr std::int64_t kFetchEvery = 16;  // channels between two times of fetching ahead, a power of two
 inline constexpr std::int64_t kStaged = 393216;  // bytes that a staged tile aims at: some of a core's second cache
 
@@ -752,21 +752,22 @@ Split split_of(const Shape& s, const Extent& extent, int threads) {
   Split split;
   split.positions = s.window.positions(extent.length);
   split.pitch = split.positions + s.window.span;
-  if (const auto copies = static_cast<std::int64_t>(s.offsets.size()); extent.batch > 1 && copies > 1) {
-    // Columns that only separate are multiplied too, and copies are staged: both in vectors of a channel and column.
+  const std::int64_t channel_bytes = s.in * sum_bytes(s.layer.problem.arithmetic);
+  const auto copies = static_cast<std::int64_t>(s.offsets.size());
+  if (extent.batch > 1 && copies > 1 && copies * channel_bytes * gemm::kChunk <= gemm::kStaged) {
+    // Columns that only separate are multiplied too, and copies are staged. Of a channel and column:
     std::int64_t products = 0;
     for (const Bundle& bundle : s.bundles) products += bundle.rows * static_cast<std::int64_t>(bundle.offsets.size());
-    const double multiplied = static_cast<double>(products) / gemm::kPanel * 2;
-    if (static_cast<double>(split.positions) * (gemm::kStagedCost * static_cast<double>(copies) + multiplied) <
-        static_cast<double>(split.pitch) * (gemm::kStagedCost + multiplied)) {
+    const double multiplied = static_cast<double>(products) / gemm::kStagedProducts;
+    if (static_cast<double>(split.positions) * (static_cast<double>(copies) + multiplied) <
+        static_cast<double>(split.pitch) * (1 + multiplied)) {
       split.copies = copies;
       split.pitch = split.positions;
       for (const Bundle& bundle : s.bundles) split.offsets.emplace_back(bundle.offsets);
     }
   }
   split.columns = extent.batch * split.pitch - (split.pitch - split.positions);
-  const std::int64_t fits = gemm::kStaged / (s.in * sum_bytes(s.layer.problem.arithmetic)) / split.copies -
-                            (split.copies > 1 ? 0 : s.window.span);
+  const std::int64_t fits = gemm::kStaged / channel_bytes / split.copies - (split.copies > 1 ? 0 : s.window.span);
   split.tile = std::clamp(fits / gemm::kChunk * gemm::kChunk, gemm::kChunk, gemm::kMaxTile);
   split.tiles = (split.columns + split.tile - 1) / split.tile;
   if (threads > 1) {
