@@ -309,7 +309,8 @@ void RunTyped(const Shape& s, const Call& call, const Threads& threads, Workspac
   const std::int64_t groups = s.layer.problem.groups, positions = s.window.positions(call.length);
   const std::int64_t tiles = (positions + kTile - 1) / kTile;
   // Four tasks a thread even out what else runs on its core.
-  const std::int64_t each = std::clamp<std::int64_t>(tiles * groups * call.batch / (4 * threads.count), 1, kMostTiles);
+  const std::int64_t each =
+      std::clamp<std::int64_t>(tiles * groups * call.batch / (std::int64_t{4} * threads.count), 1, kMostTiles);
   const std::int64_t strips = (tiles + each - 1) / each;
   parallel_for(threads, call.batch * groups * strips, [&](std::int64_t task, int thread) {
     const std::int64_t strip = task % strips, group = task / strips % groups, batch = task / strips / groups;
