@@ -3,8 +3,9 @@
 // Rows are the output channels of a group times their phases, as in gemm.cpp, but where that broadcasts inputs to
 // vectors of rows, this broadcasts weights to vectors of positions: few rows would leave its vectors empty. Up to eight
 // rows that read the same offsets of x are summed at a time, in three vectors of positions each. x is read in place, a
-// tile of positions of all channels while the next one's lines are fetched; only the ends of a row, strided inputs,
-// two-byte types and inputs to be activated are staged. The sums of all rows of a tile are woven into y together.
+// tile of positions of all channels while the next one's lines are fetched; only the ends of a row and strided inputs
+// are staged. Two-byte types and inputs to be activated would all be, which costs more than this saves: they are
+// gemm's. The sums of all rows of a tile are woven into y together.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/few_rows.cpp"
 // clang-format off
@@ -166,11 +167,9 @@ void WeaveRows(D d, const T* HWY_RESTRICT rows, std::int64_t stride, std::int64_
 }
 
 // Tiles of one batch and group, one after the other.
-template <typename S>
+template <typename T>
 class Tiles {
  public:
-  using T = SumOf<S>;
-
   Tiles(const Shape& shape, const Call& call, std::int64_t batch, std::int64_t group, std::byte* workspace)
       : s_(shape), call_(call), batch_(batch), group_(group), pitch_(staged_pitch(shape)) {
     const auto take = [&](std::int64_t elements) {
@@ -181,11 +180,10 @@ class Tiles {
     staged_ = take(s_.in * pitch_);
     sums_ = take(sums_size(s_));
     line_ = take(line_size(s_));
-    narrow_ = reinterpret_cast<S*>(take(line_size(s_)));
-    x_ = static_cast<const S*>(call.x) + batch * call.x_stride_b + group * s_.in * call.x_stride_c;
+    x_ = static_cast<const T*>(call.x) + batch * call.x_stride_b + group * s_.in * call.x_stride_c;
     const std::int64_t stride = s_.layer.problem.stride;
     for (std::int64_t row = 0; row < s_.out * stride; ++row)
-      bias_[row] = BiasOf<S>(call, group * s_.out + row / stride);
+      bias_[row] = BiasOf<T>(call, group * s_.out + row / stride);
     for (const std::int64_t row : s_.dead) {
       std::fill_n(sums_ + row * kTile, kTile, bias_[row]);
       ActivateRow(row);
@@ -199,18 +197,14 @@ class Tiles {
     const T* ahead = nullptr;
     std::int64_t pitch = pitch_;
     const std::int64_t sample = s_.window.first_input + first;
-    bool in_place = false;
-    if constexpr (std::is_same_v<S, T>) {
-      // A row of x that is summed may be read to the end of the tile's last vectors.
-      if (call_.x_stride_t == 1 && s_.layer.before == Activation::none && sample >= 0 &&
-          sample + kTile + s_.window.span <= call_.length) {
-        in_place = true;
-        x = x_ + sample;
-        pitch = call_.x_stride_c;
-        if (first + kTile < positions) ahead = x + kTile + s_.window.span;
-      }
+    // A row of x that is summed may be read to the end of the tile's last vectors.
+    if (call_.x_stride_t == 1 && sample >= 0 && sample + kTile + s_.window.span <= call_.length) {
+      x = x_ + sample;
+      pitch = call_.x_stride_c;
+      if (first + kTile < positions) ahead = x + kTile + s_.window.span;
+    } else {
+      Stage(sample, kTile + s_.window.span);
     }
-    if (!in_place) Stage(sample, kTile + s_.window.span);
     FetchOut(first, n);
     const T* w = static_cast<const T*>(call_.w) + group_ * s_.packed_group;
     for (const Block& block : s_.blocks) {
@@ -231,10 +225,8 @@ class Tiles {
     for (std::int64_t i = 0; i < s_.in; ++i) {
       T* to = staged_ + i * pitch_;
       std::fill(to, to + begin, T{});
-      if (end > begin)
-        LoadRow(x_ + i * call_.x_stride_c + (sample + begin) * call_.x_stride_t, call_.x_stride_t, end - begin,
-                to + begin, s_.layer.before, static_cast<T>(s_.layer.before_parameter),
-                AlphaOf<T>(call_.x_alpha, group_ * s_.in + i));
+      const T* from = x_ + i * call_.x_stride_c + (sample + begin) * call_.x_stride_t;
+      if (end > begin) LoadRow(from, call_.x_stride_t, end - begin, to + begin, Activation::none, T{}, T{});
       std::fill(to + end, to + width, T{});
     }
   }
@@ -273,38 +265,35 @@ class Tiles {
     const std::int64_t t = (s_.window.first_position + first) * stride - s_.layer.problem.padding;
     const std::int64_t begin = std::clamp<std::int64_t>(t, 0, call_.out_length);
     const std::int64_t end = std::clamp<std::int64_t>(t + n * stride, begin, call_.out_length);
-    const S* y = static_cast<const S*>(call_.y) + batch_ * call_.y_stride_b + group_ * s_.out * call_.y_stride_c;
+    const T* y = static_cast<const T*>(call_.y) + batch_ * call_.y_stride_b + group_ * s_.out * call_.y_stride_c;
     for (std::int64_t channel = 0; channel < s_.out; ++channel, y += call_.y_stride_c)
-      for (std::int64_t i = begin; i < end; i += kLine / static_cast<std::int64_t>(sizeof(S))) hwy::Prefetch(y + i);
+      for (std::int64_t i = begin; i < end; i += kLine / static_cast<std::int64_t>(sizeof(T))) hwy::Prefetch(y + i);
   }
 
   // A channel's sums at n positions, `whole` with those that only fill vectors, to y.
   void Store(std::int64_t channel, std::int64_t first, std::int64_t n, std::int64_t whole) {
     const std::int64_t stride = s_.layer.problem.stride;
     const T* rows = sums_ + channel * stride * kTile;
-    S* y = static_cast<S*>(call_.y) + batch_ * call_.y_stride_b + (group_ * s_.out + channel) * call_.y_stride_c;
+    T* y = static_cast<T*>(call_.y) + batch_ * call_.y_stride_b + (group_ * s_.out + channel) * call_.y_stride_c;
     const std::int64_t t = (s_.window.first_position + first) * stride - s_.layer.problem.padding;
     const std::int64_t begin = std::clamp<std::int64_t>(t, 0, call_.out_length);
     const std::int64_t end = std::clamp<std::int64_t>(t + n * stride, begin, call_.out_length);
-    if constexpr (std::is_same_v<S, T>) {
-      if (t >= 0 && t + whole * stride <= end) return WeaveRows(kD, rows, stride, whole, y + t);
-    }
+    if (t >= 0 && t + whole * stride <= end) return WeaveRows(kD, rows, stride, whole, y + t);
     WeaveRows(kD, rows, stride, whole, line_);
-    CopyRow(Narrow(line_, whole * stride, narrow_) + (begin - t), end - begin, y + begin);
+    CopyRow(line_ + (begin - t), end - begin, y + begin);
   }
 
   const Shape& s_;
   const Call& call_;
   std::int64_t batch_, group_, pitch_;
-  const S* x_;
+  const T* x_;
   T* staged_;
   T* sums_;
   T* line_;
-  S* narrow_;
   T bias_[kMostRows];
 };
 
-template <typename S>
+template <typename T>
 void RunTyped(const Shape& s, const Call& call, const Threads& threads, Workspace workspace) {
   const std::int64_t groups = s.layer.problem.groups, positions = s.window.positions(call.length);
   const std::int64_t tiles = (positions + kTile - 1) / kTile;
@@ -314,7 +303,7 @@ void RunTyped(const Shape& s, const Call& call, const Threads& threads, Workspac
   const std::int64_t strips = (tiles + each - 1) / each;
   parallel_for(threads, call.batch * groups * strips, [&](std::int64_t task, int thread) {
     const std::int64_t strip = task % strips, group = task / strips % groups, batch = task / strips / groups;
-    Tiles<S> run(s, call, batch, group, workspace.of(thread));
+    Tiles<T> run(s, call, batch, group, workspace.of(thread));
     const std::int64_t last = std::min(positions, (strip + 1) * each * kTile);
     for (std::int64_t first = strip * each * kTile; first < last; first += kTile)
       run.run(first, std::min(kTile, last - first), positions);
@@ -322,22 +311,21 @@ void RunTyped(const Shape& s, const Call& call, const Threads& threads, Workspac
 }
 
 void FewRowsRun(const Shape& s, const Call& call, const Threads& threads, Workspace workspace) {
-  WithStorage(s.layer.problem.arithmetic, [&]<typename S>() { RunTyped<S>(s, call, threads, workspace); });
+  WithSums(s.layer.problem.arithmetic, [&]<typename T>() { RunTyped<T>(s, call, threads, workspace); });
 }
 
-template <typename S>
+template <typename T>
 void PackTyped(const Shape& s, const Pack& call) {
-  using T = SumOf<S>;
   const std::int64_t stride = s.layer.problem.stride;
   T* to = static_cast<T*>(call.packed);
   for (std::int64_t group = 0; group < s.layer.problem.groups; ++group) {
     for (const Block& block : s.blocks) {
       for (std::int64_t in = 0; in < s.in; ++in) {
-        const S* w = static_cast<const S*>(call.w) + (group * s.in + in) * call.stride_in;
+        const T* w = static_cast<const T*>(call.w) + (group * s.in + in) * call.stride_in;
         for (std::size_t j = 0; j < block.offsets.size(); ++j) {
           for (std::size_t r = 0; r < block.rows.size(); ++r) {
             const std::int64_t k = block.first_k[r] + static_cast<std::int64_t>(j) * s.k_step;
-            LoadPlain(w + block.rows[r] / stride * call.stride_out + k * call.stride_k, 1, to++);
+            *to++ = w[block.rows[r] / stride * call.stride_out + k * call.stride_k];
           }
         }
       }
@@ -346,7 +334,7 @@ void PackTyped(const Shape& s, const Pack& call) {
 }
 
 void FewRowsPack(const Shape& s, const Pack& call) {
-  WithStorage(s.layer.problem.arithmetic, [&]<typename S>() { PackTyped<S>(s, call); });
+  WithSums(s.layer.problem.arithmetic, [&]<typename T>() { PackTyped<T>(s, call); });
 }
 
 }  // namespace tconv::cpu::HWY_NAMESPACE
@@ -400,8 +388,8 @@ class FewRows final : public Kernel {
   }
   void pack(const Pack& call, const Threads&) const override { HWY_DYNAMIC_DISPATCH(FewRowsPack)(shape_, call); }
   [[nodiscard]] std::int64_t workspace_bytes(const Extent&) const override {
-    constexpr std::int64_t kParts = 4;
-    const std::int64_t elements = shape_.in * staged_pitch(shape_) + sums_size(shape_) + 2 * line_size(shape_);
+    constexpr std::int64_t kParts = 3;
+    const std::int64_t elements = shape_.in * staged_pitch(shape_) + sums_size(shape_) + line_size(shape_);
     return elements * sum_bytes(shape_.layer.problem.arithmetic) + kParts * few_rows::kLine;
   }
   void run(const Call& call, const Threads& threads, Workspace workspace) const override {
@@ -424,6 +412,8 @@ const Solver kFewRows{
     .refuse = [](const Layer& layer) -> std::optional<std::string> {
       const Problem& p = layer.problem;
       const std::int64_t out = p.c_out / p.groups;
+      if (bytes_per_element(p.arithmetic) == 2 || layer.before != Activation::none)
+        return "reads x in place, not of two bytes nor to be activated";
       if (p.stride > few_rows::kMostRows || out > few_rows::kMostRows / p.stride)
         return fmt::format("sums at most {} rows, output channels of a group times phases", few_rows::kMostRows);
       return std::nullopt;

@@ -43,6 +43,19 @@ void WithStorage(Arithmetic arithmetic, const Body& body) {
   }
 }
 
+// body.template operator()<T>() for what an arithmetic sums in.
+template <typename Body>
+void WithSums(Arithmetic arithmetic, const Body& body) {
+  switch (arithmetic) {
+    case Arithmetic::f64:
+      return body.template operator()<double>();
+    case Arithmetic::i32:
+      return body.template operator()<std::int32_t>();
+    default:
+      return body.template operator()<float>();
+  }
+}
+
 template <class V>
 HWY_INLINE V AddProduct(V a, V b, V sum) {
   if constexpr (hwy::IsFloat<hn::TFromV<V>>()) {
@@ -184,7 +197,9 @@ void LoadRowAny(const S* from, std::int64_t stride, std::int64_t n, T* to, Activ
     T* out = to + done;
     std::int64_t i = 0;
     for (; i + lanes <= now; i += lanes) hn::StoreU(load(source + i), d, out + i);
-    if (i < now) {
+    if (i < now && now >= lanes) {  // some twice
+      hn::StoreU(load(source + now - lanes), d, out + now - lanes);
+    } else if (i < now) {
       HWY_ALIGN T whole[hn::MaxLanes(hn::ScalableTag<T>())] = {};
       HWY_ALIGN S rest[hn::MaxLanes(hn::ScalableTag<T>())] = {};
       std::memcpy(rest, source + i, static_cast<std::size_t>(now - i) * sizeof(S));
