@@ -773,7 +773,9 @@ Split split_of(const Shape& s, const Extent& extent, int threads) {
   if (threads > 1) {
     // Four tasks a thread even out what else runs on its core: smaller tiles first, then parts of the rows.
     const std::int64_t wanted = (std::int64_t{4} * threads + s.layer.problem.groups - 1) / s.layer.problem.groups;
-    while (split.tiles < wanted && split.tile > 2 * gemm::kChunk) {
+    // Parts stage the same inputs, each for itself.
+    const std::int64_t least = split.copies > 1 ? gemm::kChunk : 2 * gemm::kChunk;
+    while (split.tiles < wanted && split.tile > least) {
       split.tile = round_up(split.tile / 2, gemm::kChunk);
       split.tiles = (split.columns + split.tile - 1) / split.tile;
     }
