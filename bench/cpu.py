@@ -8,7 +8,8 @@ rest, in which the others' threads fall asleep, a call that is not timed where c
 are medians over all turns. Each call makes its output, as PyTorch's do, ours in huge pages where tconv.torch takes
 them; "ms_into" is ours into memory that is there, to which ONNX Runtime is compared, as it keeps its memory. First
 calls see the shape for the first time, after a longer rest; ours has packed its weights before ("pack_ms"), which
-happens once in a layer's life. Layers that PyTorch takes more than 5 s for, by trials at shorter lengths, are left out
+happens once in a layer's life. What the rest costs, as cores wake and find their caches with others' data, is in the
+median of five later calls after such rests ("rested_ms", of calls below 50 ms). Layers that PyTorch takes more than 5 s for, by trials at shorter lengths, are left out
 with the reason. Difference: the largest |ours - PyTorch| over max |PyTorch|. Memory: bench/cpu_memory.py, in a process
 of its own. The limit of a layer is that of `tconv plan --target cpu` (TCONV_BINARY, or build/release/tconv), with rates
 measured in this run. FILE is written after every layer,
@@ -51,6 +52,7 @@ TORCH_SECONDS = 5.0
 TENSOR_BYTES = 12 << 30
 REST = 0.005
 FIRST_REST = 0.05  # before a first call: a framework's threads may spin for 5 ms after theirs
+RESTED, RESTED_SECONDS = 5, 0.05  # calls after the same rest, of what takes less than this
 TURN = 0.05  # of timed calls in a turn
 MIN_TURNS, MAX_TURNS = 3, 15  # of a row, and between them as many as --row-seconds allows
 LENGTHS = 200
@@ -60,6 +62,15 @@ def seconds(call):
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
+
+
+def rested(call):
+    """Median in ms of calls that each come after a rest."""
+    taken = []
+    for _ in range(RESTED):
+        time.sleep(FIRST_REST)
+        taken.append(seconds(call))
+    return statistics.median(taken) * 1e3
 
 
 def take_turns(calls, first, row_seconds):
@@ -206,6 +217,7 @@ def measure(text, layer, arithmetic, threads, row_seconds):
         time.sleep(FIRST_REST)
         first[name] = seconds(call) * 1e3
     result.update({"first_" + name: value for name, value in first.items()})
+    result.update({"rested_" + name: rested(call) for name, call in calls.items() if first[name] < RESTED_SECONDS * 1e3})
     due = calls["torch_ms"]()
     largest = due.abs().max().double().clamp_min(1e-300)
     y = ours(t.x)

@@ -117,7 +117,8 @@ def report(data, name):
         f"{machine['cpu']}, {machine['cores']} cores ({caches}), PyTorch {machine['torch']} with oneDNN "
         f"{machine['onednn']} ({machine['torch_capability']}){onnx}, tconv {machine['tconv']}, {machine['date'][:10]}; `{machine['command']}`.",
         "Times in ms, medians of turns taken with the others, each call making its output. Share: the time that the "
-        "machine's rates below allow over ours into memory that is there. First: the first call of a shape over the median one. "
+        "machine's rates below allow over ours into memory that is there. First: the first call of a shape over the median one; "
+        "rested: over later calls that come after the same rest, where they were timed. "
         "Difference: the largest |ours - PyTorch| over max |PyTorch|.\n",
         f"![times as fast as PyTorch]({name}.svg)\n",
         "| threads | multiply-adds in registers, f32, GFLOP/s | copy in memory, GB/s read and written | PyTorch's product of "
@@ -132,7 +133,8 @@ def report(data, name):
     text += ["", "Three numbers: least / median / most.\n",
              "| arithmetic | threads | layers | times PyTorch, geometric mean | least | below 0.95 | times ONNX Runtime | "
              "C_in of 128 and more: share of the arithmetic rate | depthwise, C_out of 8 to 32: share | first: ours | "
-             "first: PyTorch | MB a thread |", "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"]
+             "first: PyTorch | rested: ours | rested: PyTorch | MB a thread |",
+             "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"]
     for arithmetic, n in runs:
         rows = [row for row in timed if (row["arithmetic"], row["threads"]) == (arithmetic, n)]
         faster = [row["faster"] for row in rows]
@@ -144,6 +146,8 @@ def report(data, name):
             f"{spread([r['share'] for r in rows if is_thin(r)], '{:.0%}')} |",
             f"{spread([r['first_ms'] / r['ms'] for r in rows])} |",
             f"{spread([r['first_torch_ms'] / r['torch_ms'] for r in rows])} |",
+            f"{spread([r['first_ms'] / r['rested_ms'] for r in rows if 'rested_ms' in r])} |",
+            f"{spread([r['first_torch_ms'] / r['rested_torch_ms'] for r in rows if 'rested_torch_ms' in r])} |",
             f"{spread([r['memory_bytes'] / 1e6 / n for r in rows if 'memory_bytes' in r])} |")))
     text += ["", "| random lengths of | threads | lengths | ours: time per output over a fixed length's | PyTorch |",
              "|---|---:|---:|---:|---:|"]

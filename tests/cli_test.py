@@ -276,7 +276,7 @@ class Cpu(CommandLine):
 
     def test_plan(self):
         text = self.good("plan", "@hifigan_v1_up0", "--target", "cpu", "--threads", "1")
-        for words in ("limit", "bound by arithmetic", "8 live of at most 2 taps", "gemm on the CPU", "not depthwise: ", "memory of"):
+        for words in ("limit", "bound by arithmetic", "8 live of at most 2 taps", "gemm on the CPU", "not depthwise: ", "not few_rows: ", "memory of"):
             self.assertIn(words, text)
         plan = json.loads(self.good("plan", "@bigvgan_aa_up_C24", "--target", "cpu", "--threads", "1", "--json"))
         self.assertEqual((plan["target"], plan["solver"], plan["rates"]["threads"]), ("cpu", "depthwise", 1))
@@ -290,7 +290,7 @@ class Cpu(CommandLine):
         self.assertIn(b"CPU", result.stderr)
 
     def test_bench(self):
-        words = ["i8_o8_k4_s2_p1_l1000", "@bigvgan_aa_up_C24"]
+        words = ["i8_o9_k4_s2_p1_l1000", "@bigvgan_aa_up_C24"]
         rows = json.loads(self.good("bench", *words, "--device", "cpu", "--threads", "1", "--repeats", "7", "--json"))
         self.assertEqual([row["solver"] for row in rows], ["gemm", "depthwise"])
         for row in rows:
@@ -308,9 +308,9 @@ class Cpu(CommandLine):
     def test_check(self):
         text = self.good("check", "--device", "cpu", "--cases", "8", "--seed", "3")
         self.assertRegex(text, r"^seed 3: 8 layers, \d+ runs checked, 0 failed, 0 layers refused by the solver, worst error 0\.\d+ of its bound\n$")
-        report = json.loads(self.good("check", "g6_i6_o6_k5_s3_l40_f16", "i4_o3_k4_s2_l9_i32", "--device", "cpu", "--seed", "1", "--cases", "3", "--json"))
+        report = json.loads(self.good("check", "g6_i6_o6_k5_s3_l40_f16", "i4_o30_k4_s2_l9_i32", "--device", "cpu", "--seed", "1", "--cases", "3", "--json"))
         self.assertEqual((report["device"], report["failed"], report["failures"]), ("cpu", 0, []))
-        # The depthwise layer by both solvers, the other by one, three seeds each, on every instruction set.
+        # The depthwise layer by two solvers, the other by one, three seeds each, on every instruction set.
         self.assertEqual(report["checked"] % 9, 0)
         forced = json.loads(self.good("check", "--device", "cpu", "--solver", "depthwise", "--cases", "30", "--seed", "5", "--dtype", "f32", "--json"))
         self.assertGreater(forced["refused"], 0)
@@ -443,7 +443,7 @@ class BadCpuInput(CommandLine):
         self.bad_run(2, "leaky_relu:inf", "--after", "leaky_relu:inf")
         self.bad_run(2, "alphas", "--after", "snake")
         self.bad_run(2, "(1,)", "--after", f"snake:{self.folder / 'w.npy'}")
-        self.bad_run(2, "one of: depthwise, gemm", "--solver", "fast")
+        self.bad_run(2, "one of: depthwise, few_rows, gemm", "--solver", "fast")
         self.bad_run(3, "sums over 2", "--solver", "depthwise")
 
     def test_outputs_that_no_memory_holds(self):
@@ -456,8 +456,8 @@ class BadCpuInput(CommandLine):
             if device:
                 self.refused(2, "bench", "i2_o2_k2_l8", "--device", device, says="cpu, or a GPU's number")
         self.refused(2, "bench", "b0_i2_o2_k2_l8", "--device", "cpu", says="empty batch")
-        self.refused(2, "bench", "i2_o2_k2_l8", "--device", "cpu", "--solver", "fast", says="one of: depthwise, gemm")
-        self.refused(2, "check", "--device", "cpu", "--solver", "fast", says="one of: depthwise, gemm")
+        self.refused(2, "bench", "i2_o2_k2_l8", "--device", "cpu", "--solver", "fast", says="one of: depthwise, few_rows, gemm")
+        self.refused(2, "check", "--device", "cpu", "--solver", "fast", says="one of: depthwise, few_rows, gemm")
 
 
 class BadRequest(CommandLine):

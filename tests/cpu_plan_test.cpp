@@ -524,14 +524,18 @@ Expected expected(Activation activation, double v, double parameter, double alph
   return within(x, 0);
 }
 
+// A layer of three channels whose y is x, each input twice, activated.
+Layer activated(Activation activation, bool before, Arithmetic arithmetic) {
+  Layer layer{.problem = {.c_in = 3, .c_out = 3, .kernel = 2, .stride = 2, .groups = 3, .arithmetic = arithmetic}};
+  (before ? layer.before : layer.after) = activation;
+  (before ? layer.before_parameter : layer.after_parameter) = kParameter;
+  return layer;
+}
+
 // y of these inputs of each channel: activation(x[t/2]).
 std::vector<double> activate(Activation activation, bool before, Arithmetic arithmetic, std::string_view solver,
                              const std::vector<double>& values) {
-  const Problem p{.c_in = 3, .c_out = 3, .kernel = 2, .stride = 2, .groups = 3, .arithmetic = arithmetic};
-  Layer layer{.problem = p};
-  (before ? layer.before : layer.after) = activation;
-  (before ? layer.before_parameter : layer.after_parameter) = kParameter;
-  const Plan plan(layer, solver);
+  const Plan plan(activated(activation, before, arithmetic), solver);
   const auto length = static_cast<std::int64_t>(values.size());
   std::vector<double> x;
   for (int c = 0; c < 3; ++c) x.insert(x.end(), values.begin(), values.end());
@@ -564,6 +568,7 @@ void expect_activated(Activation activation, Arithmetic arithmetic, const std::v
   const auto as_sums = [&](double v) { return wide ? v : static_cast<double>(static_cast<float>(v)); };
   for (const Solver* solver : solvers()) {
     for (const bool before : {false, true}) {
+      if (solver->refuse(activated(activation, before, arithmetic))) continue;
       const std::vector<double> y = activate(activation, before, arithmetic, solver->name, values);
       for (std::size_t i = 0; i < y.size(); ++i) {
         const double v = values[i / 2 % values.size()];
@@ -619,6 +624,7 @@ TEST(CpuActivation, ReluOfIntegers) {
   on_every_instruction_set([&](const std::string&) {
     for (const Solver* solver : solvers()) {
       for (const bool before : {false, true}) {
+        if (solver->refuse(activated(Activation::relu, before, Arithmetic::i32))) continue;
         const std::vector<double> values{-2147483648.0, -7, 0, 5, 2147483647.0};
         const std::vector<double> y = activate(Activation::relu, before, Arithmetic::i32, solver->name, values);
         for (std::size_t i = 0; i < y.size(); ++i) EXPECT_EQ(y[i], std::max(0.0, values[i / 2 % values.size()]));
@@ -665,14 +671,16 @@ Exit refusal(const std::function<void()>& body) {
 }
 
 TEST(CpuPlan, ChoosesTheFirstThatServesAndSaysWhyOthersWerePassedOver) {
-  const Problem dense = parse_workload("i8_o4_l9_k5_s2_p1").problem,
+  const Problem dense = parse_workload("i8_o40_l9_k5_s2_p1").problem, few = parse_workload("i8_o4_l9_k5_s2_p1").problem,
                 depthwise = parse_workload("g8_i8_o8_l9_k5_s2").problem;
   const Plan plan({.problem = dense});
   EXPECT_EQ(plan.solver().name, "gemm");
-  ASSERT_EQ(plan.passed_over().size(), 1u);
+  ASSERT_EQ(plan.passed_over().size(), 2u);
   EXPECT_EQ(plan.passed_over()[0].solver, "depthwise");
+  EXPECT_EQ(plan.passed_over()[1].solver, "few_rows");
   EXPECT_NE(plan.explain({.batch = 1, .length = 9}).find("not depthwise: " + plan.passed_over()[0].why),
             std::string::npos);
+  EXPECT_EQ(Plan({.problem = few}).solver().name, "few_rows");
   EXPECT_EQ(Plan({.problem = depthwise}).solver().name, "depthwise");
   EXPECT_EQ(Plan({.problem = depthwise}, "gemm").solver().name, "gemm");
   EXPECT_EQ(refusal([&] { Plan({.problem = dense}, "depthwise"); }), Exit::unsupported);
@@ -686,7 +694,7 @@ TEST(CpuPlan, AnUnknownSolversRefusalNamesIt) {
     const Plan plan({.problem = parse_workload("i8_o4_l9_k5").problem}, "nothing");
     FAIL();
   } catch (const Error& error) {
-    for (const char* part : {"solver", "gemm", "depthwise"})
+    for (const char* part : {"solver", "gemm", "few_rows", "depthwise"})
       EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
   }
 }

@@ -34,6 +34,7 @@ inline constexpr std::int64_t kChunk = 48;     // positions between two moves to
 inline constexpr std::int64_t kMaxTile = 480;  // positions of a staged tile, a multiple of kChunk
 inline constexpr std::int64_t kLine = 64;      // bytes of a cache line, where fetching ahead counts them
 inline constexpr std::int64_t kPage = 4096;
+inline constexpr double kStagedProducts = 32;  // multiply-adds that take as long as staging an element of a short image
 inline constexpr std::int64_t kFetchEvery = 16;  // channels between two times of fetching ahead, a power of two
 inline constexpr std::int64_t kStaged = 393216;  // bytes that a staged tile aims at: some of a core's second cache
 
@@ -54,16 +55,19 @@ struct Shape {
   std::int64_t in = 0, out = 0;  // channels of a group
   std::int64_t k_step = 1;
   std::vector<Bundle> bundles = {};
-  std::vector<std::int64_t> dead = {};  // residues without a tap
-  std::int64_t packed_group = 0;        // elements of a group's packed weights
-  std::int64_t panels = 0;              // of a group
+  std::vector<std::int64_t> dead = {};     // residues without a tap
+  std::vector<std::int64_t> offsets = {};  // of all bundles, each once
+  std::int64_t packed_group = 0;           // elements of a group's packed weights
+  std::int64_t panels = 0;                 // of a group
 };
 
-// One call, split: `columns` are the positions of all batches in one row, each batch with `span` more behind it that
-// only separate it from the next.
+// One call, split: `columns` are the positions of all batches in one row. Either x is staged once for all offsets, and
+// each batch has `span` columns more behind it that only separate it from the next, or it is staged for each offset.
 struct Split {
-  std::int64_t positions = 0;  // of one batch
-  std::int64_t pitch = 0;      // of one batch: positions and span
+  std::int64_t positions = 0;                      // of one batch
+  std::int64_t copies = 1;                         // of x in a staged tile
+  std::int64_t pitch = 0;                          // columns of one batch
+  std::vector<std::vector<std::int64_t>> offsets;  // for copies: of bundles' taps, from a channel's first copy
   std::int64_t columns = 0;
   std::int64_t tile = 0;
   std::int64_t tiles = 0;
@@ -73,17 +77,22 @@ struct Split {
 // The last panel of a bundle may have few rows, and is packed narrower then.
 inline std::int64_t panel_width(std::int64_t rows) { return rows > 16 ? kPanel : rows > 8 ? 16 : 8; }
 
-// Rows of a staged tile are whole cache lines, and not a power of two of them: channels would share few of a cache's
-// sets.
-inline std::int64_t staged_pitch(const Shape& s, std::int64_t tile) {
-  const std::int64_t pitch = round_up(tile + s.window.span + 16, 16);
+// Of one copy of a channel in a staged tile: whole cache lines.
+inline std::int64_t copy_pitch(const Shape& s, std::int64_t tile, std::int64_t copies) {
+  return round_up(tile + (copies > 1 ? 0 : s.window.span), 16);
+}
+
+// Of channels in a staged tile: not a power of two of cache lines, as they would share few of a cache's sets.
+inline std::int64_t staged_pitch(const Shape& s, std::int64_t tile, std::int64_t copies) {
+  const std::int64_t pitch = copies * copy_pitch(s, tile, copies);
   return pitch % 256 == 0 ? pitch + 16 : pitch;
 }
 
 // A thread's memory: x staged, sums as they are and as storage holds them, biases and alphas.
-inline std::int64_t tile_bytes(const Shape& s, std::int64_t tile, std::int64_t sum_bytes) {
+inline std::int64_t tile_bytes(const Shape& s, const Split& split, std::int64_t sum_bytes) {
   constexpr std::int64_t kParts = 5, kAlign = 64;
-  return (s.in * staged_pitch(s, tile) + 2 * (kChunk + 1) * kPanel + 2 * kPanel) * sum_bytes + kParts * kAlign;
+  return (s.in * staged_pitch(s, split.tile, split.copies) + 2 * (kChunk + 1) * kPanel + 2 * kPanel) * sum_bytes +
+         kParts * kAlign;
 }
 
 }  // namespace tconv::cpu::gemm
@@ -160,12 +169,12 @@ constexpr int kColumns = HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4 || HW
 
 #define TCONV_EACH(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11)
 
-// sums[c*kPanel + row] = bias[row] + sum over (channel, offset) of w[(channel*taps + j)*width + row]
+// sums[c*between + row] = bias[row] + sum over (channel, offset) of w[(channel*taps + j)*width + row]
 //                        * x[channel*pitch + offsets[j] + c], for c < C and the D's lanes times NV rows.
 template <int NV, int C, class D, typename T = hn::TFromD<D>>
 void Multiply(D d, Fetches& fetches, const T* HWY_RESTRICT w, std::int64_t width, const T* HWY_RESTRICT x,
               std::int64_t pitch, std::int64_t channels, std::int64_t taps, const std::int64_t* HWY_RESTRICT offsets,
-              const T* HWY_RESTRICT bias, T* HWY_RESTRICT sums) {
+              const T* HWY_RESTRICT bias, T* HWY_RESTRICT sums, std::int64_t between) {
   static_assert(NV <= 2 && C <= 12);
   const std::size_t lanes = hn::Lanes(d);
   const auto bias0 = hn::LoadU(d, bias);
@@ -189,10 +198,10 @@ void Multiply(D d, Fetches& fetches, const T* HWY_RESTRICT w, std::int64_t width
 #undef TCONV_MULTIPLY
     }
   }
-#define TCONV_STORE(c)                                                        \
-  if constexpr ((c) < C) {                                                    \
-    hn::StoreU(a##c##_0, d, sums + (c)*kPanel);                               \
-    if constexpr (NV > 1) hn::StoreU(a##c##_1, d, sums + (c)*kPanel + lanes); \
+#define TCONV_STORE(c)                                                         \
+  if constexpr ((c) < C) {                                                     \
+    hn::StoreU(a##c##_0, d, sums + (c)*between);                               \
+    if constexpr (NV > 1) hn::StoreU(a##c##_1, d, sums + (c)*between + lanes); \
   }
   TCONV_EACH(TCONV_STORE)
 #undef TCONV_STORE
@@ -202,43 +211,53 @@ void Multiply(D d, Fetches& fetches, const T* HWY_RESTRICT w, std::int64_t width
 template <int NV, class D, typename T = hn::TFromD<D>>
 void MultiplyColumns(D d, Fetches& fetches, std::int64_t n, const T* w, std::int64_t width, const T* x,
                      std::int64_t pitch, std::int64_t channels, std::int64_t taps, const std::int64_t* offsets,
-                     const T* bias, T* sums) {
-  for (; n >= kColumns; n -= kColumns, x += kColumns, sums += kColumns * kPanel)
-    Multiply<NV, kColumns>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums);
-  // A tail computes up to a third more than it needs; what lies behind the tile is staged as well.
-  if (n > 8) {
-    Multiply<NV, kColumns>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums);
-  } else if (n > 6) {
-    Multiply<NV, HWY_MIN(8, kColumns)>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums);
-  } else if (n > 4) {
-    Multiply<NV, 6>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums);
-  } else if (n > 2) {
-    Multiply<NV, 4>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums);
-  } else if (n == 2) {
-    Multiply<NV, 2>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums);
-  } else if (n == 1) {
-    Multiply<NV, 1>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums);
+                     const T* bias, T* sums, std::int64_t between) {
+  for (; n >= kColumns; n -= kColumns, x += kColumns, sums += kColumns * between)
+    Multiply<NV, kColumns>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums, between);
+  switch (n) {
+#define TCONV_TAIL(c)                                                                                       \
+  case c:                                                                                                   \
+    if constexpr ((c) < kColumns)                                                                           \
+      return Multiply<NV, c>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums, between); \
+    break;
+    TCONV_TAIL(1)
+    TCONV_TAIL(2)
+    TCONV_TAIL(3)
+    TCONV_TAIL(4)
+    TCONV_TAIL(5)
+    TCONV_TAIL(6)
+    TCONV_TAIL(7)
+    TCONV_TAIL(8)
+    TCONV_TAIL(9)
+    TCONV_TAIL(10)
+    TCONV_TAIL(11)
+#undef TCONV_TAIL
+    default:
+      break;
   }
 }
 
-// All rows of a panel (at most kPanel) at n <= kChunk positions.
+// All rows of a panel (at most kPanel) at n <= kChunk positions, whose sums are `between` apart.
 template <typename T>
 void MultiplyPanel(Fetches& fetches, std::int64_t rows, std::int64_t n, const T* w, std::int64_t width, const T* x,
                    std::int64_t pitch, std::int64_t channels, std::int64_t taps, const std::int64_t* offsets,
-                   const T* bias, T* sums) {
+                   const T* bias, T* sums, std::int64_t between) {
   const hn::CappedTag<T, kPanel / 2> d;
   const hn::CappedTag<T, 8> eight;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   std::int64_t row = 0;
   while (row < rows) {
     if (rows - row > lanes) {
-      MultiplyColumns<2>(d, fetches, n, w + row, width, x, pitch, channels, taps, offsets, bias + row, sums + row);
+      MultiplyColumns<2>(d, fetches, n, w + row, width, x, pitch, channels, taps, offsets, bias + row, sums + row,
+                         between);
       row += 2 * lanes;
     } else if (hn::Lanes(eight) < hn::Lanes(d) && rows - row <= 8) {  // half as wide is twice as fast
-      MultiplyColumns<1>(eight, fetches, n, w + row, width, x, pitch, channels, taps, offsets, bias + row, sums + row);
+      MultiplyColumns<1>(eight, fetches, n, w + row, width, x, pitch, channels, taps, offsets, bias + row, sums + row,
+                         between);
       row += 8;
     } else {
-      MultiplyColumns<1>(d, fetches, n, w + row, width, x, pitch, channels, taps, offsets, bias + row, sums + row);
+      MultiplyColumns<1>(d, fetches, n, w + row, width, x, pitch, channels, taps, offsets, bias + row, sums + row,
+                         between);
       row += lanes;
     }
   }
@@ -351,7 +370,7 @@ class Tile {
   using T = SumOf<S>;
 
   Tile(const Shape& shape, const Split& split, const Call& call, std::byte* workspace)
-      : shape_(shape), split_(split), call_(call), pitch_(staged_pitch(shape, split.tile)) {
+      : shape_(shape), split_(split), call_(call), pitch_(staged_pitch(shape, split.tile, split.copies)) {
     const auto take = [&](std::int64_t elements) {
       auto* at = reinterpret_cast<T*>(workspace);
       workspace += round_up(elements * static_cast<std::int64_t>(sizeof(T)), 64);
@@ -375,7 +394,9 @@ class Tile {
     const std::int64_t chunks = (to - from) * ((n + kChunk - 1) / kChunk);
     const std::int64_t of_x = (ahead.count() + chunks - 1) / chunks;
     std::int64_t before = 0;
-    for (const Bundle& bundle : shape_.bundles) {
+    for (std::size_t b = 0; b < shape_.bundles.size(); ++b) {
+      const Bundle& bundle = shape_.bundles[b];
+      const std::vector<std::int64_t>& offsets = split_.copies > 1 ? split_.offsets[b] : bundle.offsets;
       for (std::int64_t panel = std::max<std::int64_t>(from - before, 0); panel < std::min(to - before, bundle.panels);
            ++panel) {
         const std::int64_t row = panel * kPanel;
@@ -386,9 +407,11 @@ class Tile {
         for (std::int64_t c = 0; c < n; c += kChunk) {
           const std::int64_t columns = std::min(kChunk, n - c);
           fetches_.plan(ahead, of_x, LinesOut(first + c, columns), steps);
+          T* const y = InPlace(first + c, columns);
           MultiplyPanel(fetches_, rows, columns, w, width, x_ + c, pitch_, shape_.in,
-                        static_cast<std::int64_t>(bundle.offsets.size()), bundle.offsets.data(), bias_, sums_);
-          Store(first + c, columns);
+                        static_cast<std::int64_t>(offsets.size()), offsets.data(), bias_, y != nullptr ? y : sums_,
+                        y != nullptr ? shape_.layer.problem.stride : kPanel);
+          if (y == nullptr) Store(first + c, columns);
         }
       }
       before += bundle.panels;
@@ -418,44 +441,78 @@ class Tile {
     return {x, call_.x_stride_c * size, shape_.in, std::min<std::int64_t>(split_.tile, call_.length - sample) * size};
   }
 
-  // Likewise y where the sums of a chunk go, for runs that take most of a row.
+  // The first output of a column, were y not cropped.
+  [[nodiscard]] std::int64_t output(std::int64_t column) const {
+    return (shape_.window.first_position + column % split_.pitch) * shape_.layer.problem.stride -
+           shape_.layer.problem.padding;
+  }
+
+  // Of the first channel of the panel's rows, in the batch of a column.
+  [[nodiscard]] S* RowOfY(std::int64_t column) const {
+    return static_cast<S*>(call_.y) + column / split_.pitch * call_.y_stride_b + run_[0].channel * call_.y_stride_c;
+  }
+
+  // Likewise y where the sums of a chunk go: runs that take most of a row, or long ones.
   Lines LinesOut(std::int64_t first, std::int64_t columns) {
     const std::int64_t stride = shape_.layer.problem.stride, at = first % split_.pitch;
-    if (stride > kPanel || at >= split_.positions) return {};
-    const std::int64_t t = (shape_.window.first_position + at) * stride - shape_.layer.problem.padding;
+    if (at >= split_.positions) return {};
+    columns = std::min(columns, split_.positions - at);
+    const std::int64_t t = output(first);
     const std::int64_t begin = std::clamp<std::int64_t>(t, 0, call_.out_length);
     const std::int64_t end = std::clamp<std::int64_t>(t + columns * stride, begin, call_.out_length);
     const auto size = static_cast<std::int64_t>(sizeof(S));
-    const S* y = static_cast<const S*>(call_.y) + first / split_.pitch * call_.y_stride_b +
-                 run_[0].channel * call_.y_stride_c + begin;
-    return {y, call_.y_stride_c * size, run_[runs_ - 1].channel - run_[0].channel + 1, (end - begin) * size};
+    if (stride > kPanel)
+      return {RowOfY(first) + begin + run_[0].residue, stride * size, (end - begin) / stride - 1, run_[0].n * size};
+    return {RowOfY(first) + begin, call_.y_stride_c * size, run_[runs_ - 1].channel - run_[0].channel + 1,
+            (end - begin) * size};
   }
 
-  // x under n columns and the span behind them, zero where there is none.
+  // Where in y the sums of a chunk can go as they are: all rows are one run, and none is cropped. Else null.
+  T* InPlace([[maybe_unused]] std::int64_t first, [[maybe_unused]] std::int64_t columns) const {
+    if constexpr (std::is_same_v<S, T>) {
+      const std::int64_t stride = shape_.layer.problem.stride, t = output(first) + run_[0].residue;
+      if (runs_ == 1 && run_[0].n == kPanel && shape_.layer.after == Activation::none &&
+          first % split_.pitch + columns <= split_.positions && t >= 0 &&
+          t + (columns - 1) * stride + kPanel <= call_.out_length)
+        return RowOfY(first) + t;
+    }
+    return nullptr;
+  }
+
+  // x under n columns and the span behind them, or under them for each offset; zero where there is none.
   void Stage(std::int64_t group, std::int64_t first, std::int64_t n) {
-    const S* x = static_cast<const S*>(call_.x);
-    const std::int64_t width = n + shape_.window.span;
+    const std::int64_t copy = copy_pitch(shape_, split_.tile, split_.copies);
     for (std::int64_t i = 0; i < shape_.in; ++i) {
-      const std::int64_t channel = group * shape_.in + i;
       T* to = x_ + i * pitch_;
-      const T alpha = AlphaOf<T>(call_.x_alpha, channel);
-      for (std::int64_t c = 0; c < width;) {
-        const std::int64_t batch = (first + c) / split_.pitch, at = (first + c) % split_.pitch;
-        const std::int64_t here = std::min(width - c, split_.pitch - at);
-        // This batch's samples [begin, end) of the `here` from `sample` on.
-        const std::int64_t sample = shape_.window.first_input + at;
-        const std::int64_t begin = std::clamp<std::int64_t>(-sample, 0, here);
-        const std::int64_t end = std::clamp<std::int64_t>(call_.length - sample, begin, here);
-        std::memset(to + c, 0, static_cast<std::size_t>(begin) * sizeof(T));
-        if (end > begin)
-          LoadRow(x + batch * call_.x_stride_b + channel * call_.x_stride_c + (sample + begin) * call_.x_stride_t,
-                  call_.x_stride_t, end - begin, to + c + begin, shape_.layer.before,
-                  static_cast<T>(shape_.layer.before_parameter), alpha);
-        std::memset(to + c + end, 0, static_cast<std::size_t>(here - end) * sizeof(T));
-        c += here;
+      if (split_.copies == 1) {
+        StageRow(group * shape_.in + i, first, n + shape_.window.span, shape_.window.first_input, to);
+      } else {
+        for (const std::int64_t offset : shape_.offsets) {
+          StageRow(group * shape_.in + i, first, n, shape_.window.first_input + offset, to);
+          to += copy;
+        }
       }
-      std::memset(to + width, 0,
-                  static_cast<std::size_t>(std::min<std::int64_t>(kColumns, pitch_ - width)) * sizeof(T));
+    }
+  }
+
+  // n columns of a channel, from `first` on, zero where there is no sample; `origin`: the sample under a batch's first
+  // column.
+  void StageRow(std::int64_t channel, std::int64_t first, std::int64_t n, std::int64_t origin, T* to) {
+    const S* x = static_cast<const S*>(call_.x) + channel * call_.x_stride_c;
+    const T alpha = AlphaOf<T>(call_.x_alpha, channel);
+    std::int64_t batch = first / split_.pitch, at = first % split_.pitch;
+    for (std::int64_t c = 0; c < n; ++batch, at = 0) {
+      const std::int64_t here = std::min(n - c, split_.pitch - at);
+      // This batch's samples [begin, end) of the `here` from `sample` on.
+      const std::int64_t sample = origin + at;
+      const std::int64_t begin = std::clamp<std::int64_t>(-sample, 0, here);
+      const std::int64_t end = std::clamp<std::int64_t>(call_.length - sample, begin, here);
+      for (std::int64_t z = 0; z < begin; ++z) to[c + z] = T{0};
+      if (end > begin)
+        LoadRow(x + batch * call_.x_stride_b + (sample + begin) * call_.x_stride_t, call_.x_stride_t, end - begin,
+                to + c + begin, shape_.layer.before, static_cast<T>(shape_.layer.before_parameter), alpha);
+      for (std::int64_t z = end; z < here; ++z) to[c + z] = T{0};
+      c += here;
     }
   }
 
@@ -675,6 +732,10 @@ Shape shape_of(const Layer& layer) {
     bundle->residues.push_back(r);
     bundle->first_k.push_back(phase.first_k);
   }
+  for (const Bundle& bundle : s.bundles)
+    s.offsets.insert(s.offsets.end(), bundle.offsets.begin(), bundle.offsets.end());
+  std::ranges::sort(s.offsets);
+  s.offsets.erase(std::unique(s.offsets.begin(), s.offsets.end()), s.offsets.end());
   for (Bundle& bundle : s.bundles) {
     bundle.rows = s.out * static_cast<std::int64_t>(bundle.residues.size());
     bundle.depth = s.in * static_cast<std::int64_t>(bundle.offsets.size());
@@ -691,18 +752,39 @@ Split split_of(const Shape& s, const Extent& extent, int threads) {
   Split split;
   split.positions = s.window.positions(extent.length);
   split.pitch = split.positions + s.window.span;
-  split.columns = extent.batch * split.pitch - s.window.span;
-  const std::int64_t fits = gemm::kStaged / (s.in * sum_bytes(s.layer.problem.arithmetic)) - s.window.span;
+  const std::int64_t channel_bytes = s.in * sum_bytes(s.layer.problem.arithmetic);
+  const auto copies = static_cast<std::int64_t>(s.offsets.size());
+  if (extent.batch > 1 && copies > 1 && copies * channel_bytes * gemm::kChunk <= gemm::kStaged) {
+    // Columns that only separate are multiplied too, and copies are staged. Of a channel and column:
+    std::int64_t products = 0;
+    for (const Bundle& bundle : s.bundles) products += bundle.rows * static_cast<std::int64_t>(bundle.offsets.size());
+    const double multiplied = static_cast<double>(products) / gemm::kStagedProducts;
+    if (static_cast<double>(split.positions) * (static_cast<double>(copies) + multiplied) <
+        static_cast<double>(split.pitch) * (1 + multiplied)) {
+      split.copies = copies;
+      split.pitch = split.positions;
+      for (const Bundle& bundle : s.bundles) split.offsets.emplace_back(bundle.offsets);
+    }
+  }
+  split.columns = extent.batch * split.pitch - (split.pitch - split.positions);
+  const std::int64_t fits = gemm::kStaged / channel_bytes / split.copies - (split.copies > 1 ? 0 : s.window.span);
   split.tile = std::clamp(fits / gemm::kChunk * gemm::kChunk, gemm::kChunk, gemm::kMaxTile);
   split.tiles = (split.columns + split.tile - 1) / split.tile;
   if (threads > 1) {
     // Four tasks a thread even out what else runs on its core: smaller tiles first, then parts of the rows.
     const std::int64_t wanted = (std::int64_t{4} * threads + s.layer.problem.groups - 1) / s.layer.problem.groups;
-    while (split.tiles < wanted && split.tile > 2 * gemm::kChunk) {
+    // Parts stage the same inputs, each for itself.
+    const std::int64_t least = split.copies > 1 ? gemm::kChunk : 2 * gemm::kChunk;
+    while (split.tiles < wanted && split.tile > least) {
       split.tile = round_up(split.tile / 2, gemm::kChunk);
       split.tiles = (split.columns + split.tile - 1) / split.tile;
     }
     split.parts = std::clamp<std::int64_t>((wanted + split.tiles - 1) / split.tiles, 1, s.panels);
+  }
+  for (std::vector<std::int64_t>& offsets : split.offsets) {
+    for (std::int64_t& offset : offsets)
+      offset = (std::ranges::lower_bound(s.offsets, offset) - s.offsets.begin()) *
+               gemm::copy_pitch(s, split.tile, split.copies);
   }
   return split;
 }
@@ -719,7 +801,7 @@ class Gemm final : public Kernel {
   }
   [[nodiscard]] std::int64_t workspace_bytes(const Extent& extent) const override {
     const Split split = split_of(shape_, extent, 1);
-    return gemm::tile_bytes(shape_, split.tile, sum_bytes(shape_.layer.problem.arithmetic));
+    return gemm::tile_bytes(shape_, split, sum_bytes(shape_.layer.problem.arithmetic));
   }
   void run(const Call& call, const Threads& threads, Workspace workspace) const override {
     const Split split = split_of(shape_, {.batch = call.batch, .length = call.length}, threads.count);

@@ -43,6 +43,19 @@ void WithStorage(Arithmetic arithmetic, const Body& body) {
   }
 }
 
+// body.template operator()<T>() for what an arithmetic sums in.
+template <typename Body>
+void WithSums(Arithmetic arithmetic, const Body& body) {
+  switch (arithmetic) {
+    case Arithmetic::f64:
+      return body.template operator()<double>();
+    case Arithmetic::i32:
+      return body.template operator()<std::int32_t>();
+    default:
+      return body.template operator()<float>();
+  }
+}
+
 template <class V>
 HWY_INLINE V AddProduct(V a, V b, V sum) {
   if constexpr (hwy::IsFloat<hn::TFromV<V>>()) {
@@ -142,17 +155,36 @@ HWY_INLINE hn::Vec<D> LoadSums(D d, const S* from) {
   }
 }
 
-// n elements of one row of x, `stride` apart, as sums hold them, activated.
+// Copies n elements by two moves of at most kLanes, which may overlap, and by calling itself where n is less than one.
+template <std::size_t kLanes, typename T>
+HWY_INLINE void CopyShort(const T* HWY_RESTRICT from, std::int64_t n, T* HWY_RESTRICT to) {
+  const hn::CappedTag<T, kLanes> d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  if (n >= lanes) {
+    const auto last = hn::LoadU(d, from + n - lanes);
+    hn::StoreU(hn::LoadU(d, from), d, to);
+    hn::StoreU(last, d, to + n - lanes);
+  } else if constexpr (kLanes > 1) {
+    CopyShort<kLanes / 2>(from, n, to);
+  }
+}
+
+// n elements as they are. A call of memcpy takes longer where they are few, as the ends of rows and short rows are.
+template <typename T>
+HWY_INLINE void CopyRow(const T* HWY_RESTRICT from, std::int64_t n, T* HWY_RESTRICT to) {
+  const hn::ScalableTag<T> d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  for (; n > 2 * lanes; n -= lanes, from += lanes, to += lanes) hn::StoreU(hn::LoadU(d, from), d, to);
+  CopyShort<hn::MaxLanes(hn::ScalableTag<T>())>(from, n, to);
+}
+
 template <typename S, typename T = SumOf<S>>
-void LoadRow(const S* from, std::int64_t stride, std::int64_t n, T* to, Activation activation, T parameter, T alpha) {
+void LoadRowAny(const S* from, std::int64_t stride, std::int64_t n, T* to, Activation activation, T parameter,
+                T alpha) {
   const hn::ScalableTag<T> d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   constexpr std::int64_t kStaged = 256;
   S staged[kStaged];
-  if (stride == 1 && std::is_same_v<S, T> && activation == Activation::none) {
-    std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(T));
-    return;
-  }
   const auto alphas = hn::Set(d, alpha);
   const auto load = [&](const S* at) { return Activate(d, LoadSums(d, at), activation, parameter, alphas); };
   for (std::int64_t done = 0; done < n;) {
@@ -165,7 +197,9 @@ void LoadRow(const S* from, std::int64_t stride, std::int64_t n, T* to, Activati
     T* out = to + done;
     std::int64_t i = 0;
     for (; i + lanes <= now; i += lanes) hn::StoreU(load(source + i), d, out + i);
-    if (i < now) {
+    if (i < now && now >= lanes) {  // some twice
+      hn::StoreU(load(source + now - lanes), d, out + now - lanes);
+    } else if (i < now) {
       HWY_ALIGN T whole[hn::MaxLanes(hn::ScalableTag<T>())] = {};
       HWY_ALIGN S rest[hn::MaxLanes(hn::ScalableTag<T>())] = {};
       std::memcpy(rest, source + i, static_cast<std::size_t>(now - i) * sizeof(S));
@@ -174,6 +208,16 @@ void LoadRow(const S* from, std::int64_t stride, std::int64_t n, T* to, Activati
     }
     done += now;
   }
+}
+
+// n elements of one row of x, `stride` apart, as sums hold them, activated.
+template <typename S, typename T = SumOf<S>>
+HWY_INLINE void LoadRow(const S* from, std::int64_t stride, std::int64_t n, T* to, Activation activation, T parameter,
+                        T alpha) {
+  if constexpr (std::is_same_v<S, T>) {
+    if (stride == 1 && activation == Activation::none) return CopyRow(from, n, to);
+  }
+  LoadRowAny(from, stride, n, to, activation, parameter, alpha);
 }
 
 // n elements of weights or biases, a row as it is.

@@ -71,6 +71,7 @@ struct Solver {
 };
 
 extern const Solver kDepthwise;  // depthwise.cpp: one channel in and out a group, positions in lanes
+extern const Solver kFewRows;    // few_rows.cpp: few output channels and phases, positions in lanes
 extern const Solver kGemm;       // gemm.cpp: anything, output channels and phases in lanes
 
 [[nodiscard]] std::span<const Solver* const> solvers();

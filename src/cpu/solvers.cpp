@@ -3,7 +3,7 @@
 namespace tconv::cpu {
 
 std::span<const Solver* const> solvers() {
-  static constexpr const Solver* kTable[] = {&kDepthwise, &kGemm};
+  static constexpr const Solver* kTable[] = {&kDepthwise, &kFewRows, &kGemm};
   return kTable;
 }
 
