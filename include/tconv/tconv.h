@@ -95,7 +95,7 @@ TCONV_API tconv_status tconv_plan_create(const struct tconv_problem *problem, in
 TCONV_API void tconv_plan_destroy(tconv_plan *plan);
 
 /* Bytes of the device's memory that the packed weights take; 0 for a NULL plan. Align the memory to 256. A CPU's can be
- * kept in a file: they are the same on every machine of its byte order. */
+ * kept in a file: of one version of tconv, they are the same on every machine of its byte order. */
 TCONV_API int64_t tconv_plan_packed_bytes(const tconv_plan *plan);
 
 /* The length of the output for an input length. */
