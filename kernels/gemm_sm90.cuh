@@ -250,16 +250,15 @@ struct GemmSm90 {
   }
 
   // The rows that a lane brings of a tile that images may share, each from wherever it lies.
-  template <int ROUNDS>
   struct Scattered {
-    long long offset[ROUNDS];  // of its sample of any channel
-    bool inside[ROUNDS];
+    static constexpr int ROWS = MERGES ? Rows<1>::BATCHES * Rows<1>::COUNT : 1;
+    long long offset[ROWS];  // of its sample of any channel
+    bool inside[ROWS];
   };
-  template <int ROUNDS>
-  __device__ Scattered<ROUNDS> scattered(const Tile& tile, int row) const {
-    Scattered<ROUNDS> rows;
+  __device__ Scattered scattered(const Tile& tile, int row) const {
+    Scattered rows;
 #pragma unroll
-    for (int i = 0; i < ROUNDS; ++i) {
+    for (int i = 0; i < Scattered::ROWS; ++i) {
       const int at = row + i * Rows<1>::ROW_STEP - (LEAD - SPAN);
       const int image = at / image_rows;
       const long long time = tile.position - SPAN + (at - image * image_rows);
@@ -268,12 +267,11 @@ struct GemmSm90 {
     }
     return rows;
   }
-  template <int ROUNDS>
-  __device__ void load_scattered(const Element* from, const Scattered<ROUNDS>& rows, int first, int channels,
+  __device__ void load_scattered(const Element* from, const Scattered& rows, int first, int channels,
                                  Samples<1> (&values)[Rows<1>::COUNT][UNIT], bool (&inside)[Rows<1>::COUNT]) const {
 #pragma unroll
     for (int i = 0; i < Rows<1>::COUNT; ++i) {
-      inside[i] = first + i < ROUNDS && rows.inside[first + i];
+      inside[i] = rows.inside[first + i];
 #pragma unroll
       for (int e = 0; e < UNIT; ++e) {
         const bool real = inside[i] && (Layer::C_IN % CHUNK == 0 || e < channels);
@@ -365,9 +363,9 @@ struct GemmSm90 {
       const int high = left < X_ROWS ? static_cast<int>(left > 0 ? left : 0) : X_ROWS;
       const int channel = tile.group * Layer::C_IN + first_chunk() * CHUNK + column * UNIT;
       const Element* from = static_cast<const Element*>(call.x) + channel * call.x_stride_c;
-      [[maybe_unused]] Scattered<MERGES ? Of::ROUNDS : 1> rows;
+      [[maybe_unused]] Scattered rows;
       if constexpr (MERGES)
-        rows = scattered<Of::ROUNDS>(tile, row);
+        rows = scattered(tile, row);
       else
         from += tile.image * call.x_stride_b + (i + row) * call.x_stride_t;
       const float* alphas = static_cast<const float*>(call.x_alpha) + channel;
