@@ -9,11 +9,11 @@ are medians over all turns. Each call makes its output, as PyTorch's do, ours in
 them; "ms_into" is ours into memory that is there, to which ONNX Runtime is compared, as it keeps its memory. First
 calls see the shape for the first time, after a longer rest; ours has packed its weights before ("pack_ms"), which
 happens once in a layer's life. What the rest costs, as cores wake and find their caches with others' data, is in the
-median of five later calls after such rests ("rested_ms", of calls below 50 ms). Layers that PyTorch takes more than 5 s for, by trials at shorter lengths, are left out
-with the reason. Difference: the largest |ours - PyTorch| over max |PyTorch|. Memory: bench/cpu_memory.py, in a process
-of its own. The limit of a layer is that of `tconv plan --target cpu` (TCONV_BINARY, or build/release/tconv), with rates
-measured in this run. FILE is written after every layer,
-so that a run that is cut short keeps what it has.
+median of five later calls after such rests ("rested_ms", of calls below 50 ms). Layers that PyTorch takes more than
+5 s for, by trials at shorter lengths, are left out with the reason. Difference: the largest |ours - PyTorch| over
+max |PyTorch|. Memory: bench/cpu_memory.py, in a process of its own. The limit of a layer is that of `tconv plan --target
+cpu` (TCONV_BINARY, or build/release/tconv), with rates measured in this run. FILE is written after every layer, so that
+a run that is cut short keeps what it has.
 """
 
 import argparse

@@ -4,6 +4,8 @@ import sys
 
 import torch
 
+KINDS = {torch.Tensor, torch.nn.Parameter}  # that are what they seem
+
 
 def transformed(_interpreter=torch._C._functorch.peek_interpreter_stack, _tracer=torch._C._get_tracing_state,
                 _forward=torch.autograd.forward_ad):
@@ -37,3 +39,13 @@ def recorded(device, stream):
     except AssertionError:  # early releases of PyTorch have none in threads of the caller's
         return False
     return manager is not None and manager.stream.cuda_stream == stream
+
+
+def lasting_stream(tensor):
+    """The stream of calls now: what is made on it, of a tensor on a GPU or the CPU (0), may be kept for later ones of the
+    same stream. None where recorded."""
+    if tensor.is_cpu:
+        return 0
+    device = tensor.get_device()
+    stream = current_stream(device)
+    return None if recorded(device, stream) else stream

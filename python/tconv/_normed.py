@@ -6,25 +6,17 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from tconv import _packed
-from tconv._calls import current_stream, direct, recorded, transformed
-
-_KINDS = {torch.Tensor, torch.nn.Parameter}
+from tconv._calls import KINDS, direct, lasting_stream, transformed
 
 
 def _normed(g, v, dim):
     """torch._weight_norm(v, g, dim) as it was computed before, or now for later calls; None where PyTorch has to."""
-    if torch.compiler.is_compiling() or transformed() or not _KINDS.issuperset((type(g), type(v))):
+    if torch.compiler.is_compiling() or transformed() or not KINDS.issuperset((type(g), type(v))):
         return None
     if torch.is_grad_enabled() and (g.requires_grad or v.requires_grad) or g.device != v.device or not direct(v, g):
         return None
-    stream = 0
-    if not v.is_cpu:
-        if not v.is_cuda:
-            return None
-        stream = current_stream(v.get_device())
-        if recorded(v.get_device(), stream):
-            return None
-    return _packed.normed(g, v, dim, stream)
+    stream = lasting_stream(v) if v.is_cpu or v.is_cuda else None
+    return None if stream is None else _packed.normed(g, v, dim, stream)
 
 
 class WeightNormOnce(WeightNorm):

@@ -28,7 +28,7 @@ the graph: its replays follow the weight.
 import torch
 
 from tconv import _native, _packed
-from tconv._calls import current_stream, direct, recorded, transformed
+from tconv._calls import KINDS, current_stream, direct, lasting_stream, recorded, transformed
 from tconv._native import Error
 from tconv._normed import weight_of
 from tconv._replace import Report, replace_modules, retyped
@@ -49,7 +49,7 @@ def conv_transpose1d(input, weight, bias=None, stride=1, padding=0, output_paddi
     if transformed():
         return _own(input, weight, bias, stride, padding, output_padding, groups, dilation)
     kinds = (type(weight), type(input)) if bias is None else (type(weight), type(input), type(bias))
-    if _KINDS.issuperset(kinds):
+    if KINDS.issuperset(kinds):
         if direct(input, bias):
             if torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad
                                             or bias is not None and bias.requires_grad):
@@ -68,9 +68,6 @@ def clear_cache():
 
 
 # --- from the call to the engine -----------------------------------------------------------------
-
-_KINDS = {torch.Tensor, torch.nn.Parameter}
-
 
 def _overrides(kind):
     return getattr(kind, "__torch_function__", None) not in (
@@ -295,9 +292,8 @@ def _lowered(device, *tensors):
                 tensor.device.type == device:
             kept = not torch.compiler.is_compiling() and isinstance(tensor, torch.nn.Parameter) and not (
                 torch.is_grad_enabled() and tensor.requires_grad)
-            stream = current_stream(tensor.get_device()) if kept and device == "cuda" else 0
-            kept = kept and not recorded(tensor.get_device(), stream)
-            tensor = _packed.cast(tensor, dtype, stream) if kept else tensor.to(dtype)
+            stream = lasting_stream(tensor) if kept else None
+            tensor = tensor.to(dtype) if stream is None else _packed.cast(tensor, dtype, stream)
         lowered.append(tensor)
     return lowered
 
@@ -346,8 +342,8 @@ def replace(model, *, fold_weight_norm=False):
 
     A layer with weight_norm (either kind) keeps it. Its weight is computed in every call that differentiates by it, that
     is compiled or under autocast; in others it is computed again where its parts changed, which is noticed as changes of
-    packed weights are. With fold_weight_norm, layers in eval mode get their weight as one parameter, for good: in place of the model's own
-    remove_weight_norm(), which would no longer find anything to remove.
+    packed weights are. With fold_weight_norm, layers in eval mode get their weight as one parameter, for good: in place
+    of the model's own remove_weight_norm(), which would no longer find anything to remove.
 
     Either all of this happens or, where an exception leaves this function, none."""
     return replace_modules(model, ConvTranspose1d, fold_weight_norm)

@@ -361,8 +361,7 @@ Shape shape_of(const Layer& layer) {
       continue;
     }
     s.k_step = phase.k_step;
-    std::vector<std::int64_t> offsets;
-    for (std::int64_t j = 0; j < phase.count; ++j) offsets.push_back(phase.tap(j).offset - phases.min_offset());
+    std::vector<std::int64_t> offsets = s.window.offsets(phase);
     auto block = std::ranges::find_if(
         s.blocks, [&](const Block& one) { return one.rows.size() < few_rows::kBlock && one.offsets == offsets; });
     if (block == s.blocks.end()) {

@@ -722,8 +722,7 @@ Shape shape_of(const Layer& layer) {
       continue;
     }
     s.k_step = phase.k_step;
-    std::vector<std::int64_t> offsets;
-    for (std::int64_t j = 0; j < phase.count; ++j) offsets.push_back(phase.tap(j).offset - phases.min_offset());
+    std::vector<std::int64_t> offsets = s.window.offsets(phase);
     auto bundle = std::ranges::find(s.bundles, offsets, &Bundle::offsets);
     if (bundle == s.bundles.end()) {
       s.bundles.emplace_back().offsets = std::move(offsets);

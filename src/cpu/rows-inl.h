@@ -178,6 +178,7 @@ HWY_INLINE void CopyRow(const T* HWY_RESTRICT from, std::int64_t n, T* HWY_RESTR
   CopyShort<hn::MaxLanes(hn::ScalableTag<T>())>(from, n, to);
 }
 
+// LoadRow for what takes more than a copy.
 template <typename S, typename T = SumOf<S>>
 void LoadRowAny(const S* from, std::int64_t stride, std::int64_t n, T* to, Activation activation, T parameter,
                 T alpha) {

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "cpu/threads.hpp"
 #include "kernels/call.h"
@@ -32,6 +33,12 @@ struct Window {
         span(phases.max_offset() - phases.min_offset()) {}
   [[nodiscard]] std::int64_t positions(std::int64_t length) const {
     return phases.last_position(length) - first_position + 1;
+  }
+  // Of a phase's taps, each relative to the smallest of all.
+  [[nodiscard]] std::vector<std::int64_t> offsets(const Phase& phase) const {
+    std::vector<std::int64_t> out;
+    for (std::int64_t j = 0; j < phase.count; ++j) out.push_back(phase.tap(j).offset - phases.min_offset());
+    return out;
   }
 
   Phases phases;

@@ -23,6 +23,7 @@ struct Gemm {
 
   explicit Gemm(const Problem& problem);
   [[nodiscard]] std::int64_t rows() const { return c_out * live; }
+  [[nodiscard]] std::int64_t span() const { return (taps - 1) * jump; }  // positions before one that its taps read
 };
 
 // Why no kernel on the matrix units should serve the problem, if so; `instruction`: its name, for the text.

@@ -79,7 +79,7 @@ struct Cut {
   std::int64_t steps = 0, chunks = 0, entries = 0, entry_bytes = 0;
 
   Cut(const Problem& p, const Shape& shape, const Schedule& s) {
-    const std::int64_t span = (shape.taps - 1) * shape.jump;
+    const std::int64_t span = shape.span();
     const std::int64_t lead = span + ((p.padding / p.stride - span) % 4 + 4) % 4;
     window = ceil_div(s.positions + lead, 4) * 4;
     constexpr std::int64_t kLoads = 4;  // in flight of a thread, of 16 bytes; more cost too many registers

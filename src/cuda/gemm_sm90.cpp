@@ -37,7 +37,7 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   const Shape shape(p);
   const std::int64_t group_positions = s.positions / s.warpgroups;
   const bool whole = shape.live <= s.rows;
-  const std::int64_t span = (shape.taps - 1) * shape.jump;
+  const std::int64_t span = shape.span();
   const std::int64_t lead = span + (p.padding / p.stride + span) % 2;
   const std::int64_t x_rows = (s.positions + lead + 1) / 2 * 2;
   const std::int64_t x_bytes = ceil_div(x_rows * shape.row_bytes, 1024) * 1024 * shape.planes;
@@ -160,7 +160,7 @@ Launch pack_launch(const Problem& p, const Schedule& s) {
 // Images of few positions share a split tile of 64, each with room for what its taps read before its first.
 std::int64_t images_of_tile(const Workload& workload, const Schedule& s) {
   const Shape shape(workload.problem);
-  const std::int64_t span = (shape.taps - 1) * shape.jump;
+  const std::int64_t span = shape.span();
   const std::int64_t rows = positions(workload) + span;
   return s.splits == 1 || 2 * rows > s.positions + span ? 1 : (s.positions + span) / rows;
 }
