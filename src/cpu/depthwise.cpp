@@ -405,8 +405,8 @@ Shape shape_of(const Layer& layer) {
   s.woven = p.stride <= depthwise::kWoven && most <= least + 1 &&
             std::ranges::is_sorted(s.taps, std::greater<>(), &std::vector<depthwise::Tap>::size) &&
             std::ranges::all_of(s.taps, [&](const std::vector<depthwise::Tap>& taps) {
-              return std::ranges::equal(taps, std::span(s.taps[0]).first(taps.size()), {},
-                                        &depthwise::Tap::offset, &depthwise::Tap::offset);
+              return std::ranges::equal(taps, std::span(s.taps[0]).first(taps.size()), {}, &depthwise::Tap::offset,
+                                        &depthwise::Tap::offset);
             });
   return s;
 }
