@@ -5,7 +5,8 @@
 // row, so all taps and all phases multiply from that one copy. The weights were packed in the very bytes of shared
 // memory, and a bulk copy brings each (chunk, tap) of them.
 //
-// Warps: 4 a consumer group (wgmma and the epilogue), 8 that bring x. Consumers ask for w, which bulk copies bring. Blocks are persistent.
+// Warps: 4 a consumer group (wgmma and the epilogue), 4 that bring x, one that asks for w, which bulk copies bring, and three
+// that only complete its warpgroup. Blocks are persistent.
 //
 // Layer:    C_IN, C_OUT (of one group), GROUPS, K, STRIDE, PADDING, GAP, LIVE, STEP, TAPS, JUMP, BIAS, Storage, and its
 //           activations (activation.cuh). Tap number t of every phase reads x[position - t * JUMP]; see src/cuda/layer.hpp.
@@ -81,8 +82,16 @@ struct GemmSm90 {
   // Split, it holds the sums of every block over this block's share of the positions instead: a row of the tile's rows for
   // each, in whose pitch neither the writes of an accumulator's pairs nor reads along a row meet in a bank.
   static constexpr int SUMS_PITCH = ROWS + (40 - ROWS % 32) % 32;
-  static constexpr int SUMS_BYTES = GROUP_POSITIONS * SUMS_PITCH * 4;  // and the bias of a tile's channels behind them
-  static constexpr int OUT_BYTES = SPLITS > 1 ? SUMS_BYTES + ROWS * 4 : SEGMENTS * PITCH * SIZE;
+  // Where eight positions of eight rows are a run of 128 bytes and more in y, two samples of it in a lane, a group's outputs
+  // leave from registers. Three terms take so long to multiply that shorter runs do not delay them.
+  static constexpr bool PAIRS = Layer::LIVE % 2 == 0 && Layer::PADDING % 2 == 0;
+  static constexpr int RUN = Layer::GAP == 1 && 8 % Layer::LIVE == 0 ? 8 * Layer::LIVE * SIZE : 0;
+  static constexpr bool DIRECT =
+      SPLITS == 1 && ((PAIRS && RUN >= 128) || (PLANES == 2 && Layer::LIVE == 1 && Layer::GAP == 1));
+  static_assert(!DIRECT || WHOLE, "a channel's live phases are at most eight");
+  static constexpr int STAGED_BYTES =
+      SPLITS > 1 ? GROUP_POSITIONS * SUMS_PITCH * 4 : DIRECT ? 0 : SEGMENTS * PITCH * SIZE;
+  static constexpr int OUT_BYTES = STAGED_BYTES + 2 * ROWS * 4;  // and behind it the bias of two tiles' channels
   static constexpr bool MERGES = SPLITS > 1 && POSITIONS == 64;
   static_assert(GROUP_POSITIONS % SPLITS == 0 && SPLITS <= CHUNKS, "every block has chunks to sum and positions to store");
 
@@ -91,22 +100,24 @@ struct GemmSm90 {
   static constexpr int OUT_AT = (W_AT + W_STAGES * W_BYTES + 127) / 128 * 128;
   static constexpr int BARRIERS_AT = OUT_AT + (CONSUMERS * OUT_BYTES + 127) / 128 * 128;
   static constexpr int SUMS_BARRIERS = SPLITS > 1 ? CONSUMERS : 0;
-  static constexpr int REFILLS_AT = BARRIERS_AT + 8 * 2 * (X_STAGES + W_STAGES + SUMS_BARRIERS);
-  static constexpr int SHARED_BYTES = REFILLS_AT + 32 * CONSUMERS + 1024;  // and room to align
+  static constexpr int SHARED_BYTES = BARRIERS_AT + 8 * 2 * (X_STAGES + W_STAGES + SUMS_BARRIERS) + 1024;  // room to align
 
-  static constexpr int PRODUCERS = 8;  // warps that bring x
-  static constexpr int THREADS = 128 * CONSUMERS + 32 * PRODUCERS;
-  // Two consumer groups take registers from the producers. More than the launch's, and the block would wait for them forever.
+  static constexpr int PRODUCERS = 4;  // warps that bring x
+  static constexpr int THREADS = 128 * (CONSUMERS + 2);
+  // Of two consumer groups: they and the producers of x take registers from the warpgroup that needs few. More than the
+  // launch's, and the block would wait for them forever.
   static constexpr bool MOVE_REGISTERS = CONSUMERS == 2;
-  // 16-bit samples take more arithmetic on their way out than 32-bit ones; three terms need two sets of sums.
-  static constexpr int CONSUMER_REGISTERS = SIZE == 2 ? 192 : PLANES == 1 ? 184 : 200;
-  static constexpr int PRODUCER_REGISTERS = 256 - CONSUMER_REGISTERS;
-  static_assert(CONSUMERS <= 2 && PRODUCERS == 8, "512 threads of 128 registers: half of them consumers");
+  static constexpr int CONSUMER_REGISTERS = 176, PRODUCER_REGISTERS = 136, LAST_REGISTERS = 24;
+  static_assert(2 * CONSUMER_REGISTERS + PRODUCER_REGISTERS + LAST_REGISTERS == 512, "four warpgroups of 128 each");
+  static_assert(CONSUMERS <= 2 && PRODUCERS == 4, "four warpgroups at most");
 
+  // Of 16-bit samples in shared memory, two that are neighbours in y are one word: a sample and its dead phase, two phases, or,
+  // of one phase, two positions, which lie in two lanes and are turned.
+  static constexpr bool TURNED = SIZE == 2 && Layer::LIVE == 1 && Layer::GAP == 1;
+  static constexpr bool PAIRED = TURNED || (SIZE == 2 && (Layer::GAP == 2 || (Layer::GAP == 1 && Layer::LIVE % 2 == 0)));
   struct OutShape {
-    static constexpr bool WHOLE = GemmSm90::WHOLE;
-    static constexpr int SEGMENT = GemmSm90::SEGMENT, SEGMENTS = GemmSm90::SEGMENTS, THREADS = 128;
-    static constexpr int UNROLL = Schedule::TILES * ROWS > (SIZE == 4 ? 128 : 112) ? 1 : 4, UNROLL_INSIDE = PITCH;
+    static constexpr bool WHOLE = GemmSm90::WHOLE, PAIRED = GemmSm90::PAIRED;
+    static constexpr int SEGMENT = GemmSm90::SEGMENT, SEGMENTS = GemmSm90::SEGMENTS, THREADS = 128, BATCH = 4;
   };
   using Out = Segments<Layer, OutShape>;
 
@@ -139,9 +150,7 @@ struct GemmSm90 {
   __device__ unsigned x_full(int s) const { return shared + BARRIERS_AT + 8 * s; }
   __device__ unsigned x_empty(int s) const { return x_full(X_STAGES + s); }
   __device__ unsigned w_full(int s) const { return x_full(2 * X_STAGES + s); }
-  __device__ int* w_releases(int s) const {
-    return reinterpret_cast<int*>(shared_pointer(BARRIERS_AT + 8 * (2 * X_STAGES + W_STAGES + s)));
-  }
+  __device__ unsigned w_empty(int s) const { return w_full(W_STAGES + s); }
   __device__ unsigned sums_full(int group) const { return x_full(2 * (X_STAGES + W_STAGES) + group); }
   __device__ unsigned sums_empty(int group) const { return sums_full(CONSUMERS + group); }
 
@@ -192,9 +201,11 @@ struct GemmSm90 {
 
   // --- producers --------------------------------------------------------------------------------
 
-  static constexpr int UNIT = 16 / SIZE;                 // channels of 16 bytes
-  static constexpr int COLUMNS = ROW_BYTES / 16;         // units of a row
-  static constexpr int ROW_WARPS = PRODUCERS / COLUMNS;  // that share a column's rows
+  static constexpr int UNIT = 16 / SIZE;          // channels of 16 bytes
+  static constexpr int COLUMNS = ROW_BYTES / 16;  // units of a row
+  static constexpr int ROW_WARPS = COLUMNS < PRODUCERS ? PRODUCERS / COLUMNS : 1;     // that share a column's rows
+  static constexpr int COLUMN_STEPS = COLUMNS > PRODUCERS ? COLUMNS / PRODUCERS : 1;  // columns of a warp
+  static constexpr int COLUMN_STEP = PRODUCERS * UNIT;                                // channels from one to the next
 
   __device__ static unsigned swizzled(unsigned offset) {
     return offset ^ (((offset >> 7) & (ROW_BYTES / 16 - 1)) << 4);
@@ -218,65 +229,85 @@ struct GemmSm90 {
   template <int WIDTH>
   using Samples = typename Loaded<WIDTH * SIZE>::Type;
 
-  // A producer warp has one column of every chunk, a lane every ROW_STEP-th row and WIDTH - 1 after it: all addresses of a chunk
-  // differ by constants. Rows are loaded in as few batches as the registers allow, and even ones: a batch waits for memory once.
+  // A producer warp has one or two columns of every chunk, a lane every ROW_STEP-th row and WIDTH - 1 after it: all addresses
+  // of a chunk differ by constants. What a lane loads of a column and row is an item. They are loaded in as few batches as
+  // the registers allow, and even ones: a batch waits for memory once. Short windows: those of several chunks at once.
   template <int WIDTH>
-  struct Rows {
+  struct Items {
     static constexpr int ROW_STEP = 32 * WIDTH * ROW_WARPS;
     static constexpr int ROUNDS = (X_ROWS + ROW_STEP - 1) / ROW_STEP;
-    // The sine needs registers of its own, and of three terms the consumers have more.
-    static constexpr int ROOM = (Layer::BEFORE == Activation::snake && SIZE == 2) || PLANES == 2 ? 24 : 40;
+    static constexpr int OF_CHUNK = COLUMN_STEPS * ROUNDS;
+    // The sine needs registers of its own, and so do the addresses of single samples.
+    static constexpr int ROOM = Layer::BEFORE == Activation::snake ? 56 : WIDTH == 1 ? 72 : 80;
     static constexpr int MOST = ROOM / (WIDTH * SIZE <= 4 ? UNIT : UNIT * WIDTH * SIZE / 4);
-    static constexpr int BATCHES = (ROUNDS + MOST - 1) / MOST;
-    static constexpr int COUNT = (ROUNDS + BATCHES - 1) / BATCHES;  // of a batch
+    static constexpr int BATCHES = (OF_CHUNK + MOST - 1) / MOST;
+    static constexpr int COUNT = (OF_CHUNK + BATCHES - 1) / BATCHES;  // of a batch
+    static constexpr int AT_ONCE = MOST / OF_CHUNK < 1 ? 1 : MOST / OF_CHUNK > 4 ? 4 : MOST / OF_CHUNK;
+    static constexpr int CHUNKS_AT_ONCE = AT_ONCE < CHUNKS / SPLITS ? AT_ONCE : CHUNKS / SPLITS;
     static_assert(ROW_STEP * ROW_BYTES % 1024 == 0, "a step keeps the swizzle");
   };
-
-  // COUNT times WIDTH rows of UNIT channels, of which `channels` exist: those inside x from `from`, zeros elsewhere.
   template <int WIDTH>
-  __device__ void load_batch(const Element* from, const bool (&inside)[Rows<WIDTH>::COUNT], int channels,
-                             Samples<WIDTH> (&values)[Rows<WIDTH>::COUNT][UNIT]) const {
-    using Of = Rows<WIDTH>;
-#pragma unroll
-    for (int e = 0; e < UNIT; ++e) {
-      const bool real = Layer::C_IN % CHUNK == 0 || e < channels;
-#pragma unroll
-      for (int i = 0; i < Of::COUNT; ++i) {
-        const Element* const p = from + (WIDTH == 1 ? i * Of::ROW_STEP * call.x_stride_t : i * Of::ROW_STEP);
-        values[i][e] = real && inside[i] ? *reinterpret_cast<const Samples<WIDTH>*>(p) : Samples<WIDTH>{};
-      }
-      from += call.x_stride_c;
-    }
-  }
+  using Batch = Samples<WIDTH>[Items<WIDTH>::COUNT][UNIT];
 
-  // The rows that a lane brings of a tile that images may share, each from wherever it lies.
-  struct Scattered {
-    static constexpr int ROWS = MERGES ? Rows<1>::BATCHES * Rows<1>::COUNT : 1;
-    long long offset[ROWS];  // of its sample of any channel
-    bool inside[ROWS];
+  // The rows that a lane brings of a tile, from wherever they lie where images share it.
+  template <int WIDTH>
+  struct Rows {
+    bool inside[Items<WIDTH>::ROUNDS];
+    long long offset[MERGES ? Items<WIDTH>::ROUNDS : 1];  // of a sample of any channel
   };
-  __device__ Scattered scattered(const Tile& tile, int row) const {
-    Scattered rows;
+  template <int WIDTH>
+  __device__ Rows<WIDTH> rows_of(const Tile& tile, int row) const {
+    using Of = Items<WIDTH>;
+    Rows<WIDTH> rows;
+    const long long i = tile.position - LEAD;
+    if constexpr (!MERGES) rows.offset[0] = tile.image * call.x_stride_b + (i + row) * call.x_stride_t;
 #pragma unroll
-    for (int i = 0; i < Scattered::ROWS; ++i) {
-      const int at = row + i * Rows<1>::ROW_STEP - (LEAD - SPAN);
-      const int image = at / image_rows;
-      const long long time = tile.position - SPAN + (at - image * image_rows);
-      rows.inside[i] = at >= 0 && image < images && tile.image + image < call.batch && time >= 0 && time < call.length;
-      rows.offset[i] = (tile.image + image) * call.x_stride_b + time * call.x_stride_t;
+    for (int r = 0; r < Of::ROUNDS; ++r) {
+      const int at = row + r * Of::ROW_STEP;
+      if constexpr (MERGES) {
+        const int place = at - (LEAD - SPAN);
+        const int image = place / image_rows;
+        const long long time = tile.position - SPAN + (place - image * image_rows);
+        rows.inside[r] =
+            place >= 0 && image < images && tile.image + image < call.batch && time >= 0 && time < call.length;
+        rows.offset[r] = (tile.image + image) * call.x_stride_b + time * call.x_stride_t;
+      } else {
+        rows.inside[r] = at < X_ROWS && i + at >= 0 && i + at < call.length;
+      }
     }
     return rows;
   }
-  __device__ void load_scattered(const Element* from, const Scattered& rows, int first, int channels,
-                                 Samples<1> (&values)[Rows<1>::COUNT][UNIT], bool (&inside)[Rows<1>::COUNT]) const {
+
+  // Items of batch number `batch` of a chunk, of whose channels from the warp's first column on `channels` exist. ALL: they
+  // do, and so do the samples of all rows that the tile has.
+  template <int WIDTH, bool ALL>
+  __device__ void load_batch(const Element* from, const Rows<WIDTH>& rows, bool last_row, int batch, int channels,
+                             Batch<WIDTH>& values) const {
+    using Of = Items<WIDTH>;
 #pragma unroll
-    for (int i = 0; i < Rows<1>::COUNT; ++i) {
-      inside[i] = rows.inside[first + i];
+    for (int c = 0; c < COLUMN_STEPS; ++c) {
+      const Element* channel = from + c * COLUMN_STEP * call.x_stride_c;
 #pragma unroll
       for (int e = 0; e < UNIT; ++e) {
-        const bool real = inside[i] && (Layer::C_IN % CHUNK == 0 || e < channels);
-        const Element* const p = from + rows.offset[first + i] + e * call.x_stride_c;
-        values[i][e] = real ? *reinterpret_cast<const Samples<1>*>(p) : Samples<1>{};
+        const bool real = Layer::C_IN % CHUNK == 0 || c * COLUMN_STEP + e < channels;
+#pragma unroll
+        for (int r = 0; r < Of::ROUNDS; ++r) {
+          const int item = c * Of::ROUNDS + r - batch * Of::COUNT;
+          if (item < 0 || item >= Of::COUNT) continue;
+          const Element* const p = channel + (MERGES       ? rows.offset[r]
+                                              : WIDTH == 1 ? r * Of::ROW_STEP * call.x_stride_t
+                                                           : r * Of::ROW_STEP);
+          auto& value = values[item][e];
+          if constexpr (ALL) {
+            if (X_ROWS % Of::ROW_STEP == 0 || r < Of::ROUNDS - 1)
+              value = *reinterpret_cast<const Samples<WIDTH>*>(p);
+            else
+              ptx::load_if(last_row, p, value);
+          } else {
+            value = real && rows.inside[r] ? *reinterpret_cast<const Samples<WIDTH>*>(p) : Samples<WIDTH>{};
+          }
+        }
+        channel += call.x_stride_c;
       }
     }
   }
@@ -291,24 +322,20 @@ struct GemmSm90 {
   // What is absent is zero and stays it by every formula; an alpha that is no number would not let it. The ends of x lie at even
   // rows: one load's samples are there together.
   template <int WIDTH>
-  __device__ static void activate_batch(Samples<WIDTH> (&values)[Rows<WIDTH>::COUNT][UNIT], const float* alphas,
-                                        const bool (&inside)[Rows<WIDTH>::COUNT], int channels) {
+  __device__ static void activate_item(Samples<WIDTH> (&item)[UNIT], const float* alphas, bool inside, int channels) {
     constexpr bool SNAKE = Layer::BEFORE == Activation::snake;
+    if (SNAKE && !inside) return;
 #pragma unroll
     for (int e = 0; e < UNIT; ++e) {
       if (SNAKE && e >= channels) break;
       const float alpha = alpha_before<Layer, float>(alphas, e);
-#pragma unroll
-      for (int b = 0; b < Rows<WIDTH>::COUNT; ++b) {
-        if (SNAKE && !inside[b]) continue;
-        auto& v = values[b][e];
-        if constexpr (WIDTH * SIZE == 8)
-          v = make_uint2(activated(v.x, alpha), activated(v.y, alpha));
-        else if constexpr (WIDTH == 2)
-          v = activated(v & 0xFFFF, alpha) | activated(v >> 16, alpha) << 16;
-        else
-          v = static_cast<Samples<WIDTH>>(activated(v, alpha));
-      }
+      auto& v = item[e];
+      if constexpr (WIDTH * SIZE == 8)
+        v = make_uint2(activated(v.x, alpha), activated(v.y, alpha));
+      else if constexpr (WIDTH == 2)
+        v = activated(v & 0xFFFF, alpha) | activated(v >> 16, alpha) << 16;
+      else
+        v = static_cast<Samples<WIDTH>>(activated(v, alpha));
     }
   }
 
@@ -348,103 +375,89 @@ struct GemmSm90 {
 
   template <int WIDTH>
   __device__ void produce_x(int warp, int lane) const {
-    using Of = Rows<WIDTH>;
+    using Of = Items<WIDTH>;
     const int column = warp % COLUMNS, row = (warp / COLUMNS * 32 + lane) * WIDTH;
     // Every other four lanes store their second row first, so that eight of them never meet in a bank.
     const bool swap = WIDTH == 2 && (row >> 3 & 1) != 0;
     const unsigned first = swizzled((row + swap) * ROW_BYTES + column * 16);
     const unsigned second = swizzled((row + !swap) * ROW_BYTES + column * 16);
-    Samples<WIDTH> values[Of::COUNT][UNIT];
+    const bool last_row = row + (Of::ROUNDS - 1) * Of::ROW_STEP < X_ROWS;  // the tile has it
+    const auto channels_of = [&](int chunk) { return Layer::C_IN - chunk * CHUNK - column * UNIT; };
+    Batch<WIDTH> values[Of::CHUNKS_AT_ONCE];
     Ring ring;
     for (long long index = first_tile(); index < tiles; index += tile_step()) {
       const Tile tile = tile_at(index);
-      const long long i = tile.position - LEAD, left = call.length - i;
-      const int low = i < 0 ? static_cast<int>(-i < X_ROWS ? -i : X_ROWS) : 0;
-      const int high = left < X_ROWS ? static_cast<int>(left > 0 ? left : 0) : X_ROWS;
+      const Rows<WIDTH> rows = rows_of<WIDTH>(tile, row);
+      const bool all_rows = !MERGES && tile.position >= LEAD && tile.position - LEAD + X_ROWS <= call.length;
       const int channel = tile.group * Layer::C_IN + first_chunk() * CHUNK + column * UNIT;
       const Element* from = static_cast<const Element*>(call.x) + channel * call.x_stride_c;
-      [[maybe_unused]] Scattered rows;
-      if constexpr (MERGES)
-        rows = scattered(tile, row);
-      else
-        from += tile.image * call.x_stride_b + (i + row) * call.x_stride_t;
+      if constexpr (!MERGES) from += rows.offset[0];
       const float* alphas = static_cast<const float*>(call.x_alpha) + channel;
-      for (int chunk = first_chunk(); chunk < end_chunk(); ++chunk) {
-        const bool has_column = LAST_STEPS == STEPS || chunk < CHUNKS - 1 || column < LAST_STEPS * 2;
-        const int channels = has_column ? Layer::C_IN - chunk * CHUNK - column * UNIT : 0;
-        const unsigned stage = shared + X_AT + ring.slot * X_BYTES;
-#pragma unroll(MERGES ? Of::BATCHES : 1)
+#pragma unroll 1
+      for (int chunk0 = first_chunk(); chunk0 < end_chunk(); chunk0 += Of::CHUNKS_AT_ONCE) {
+#pragma unroll
         for (int batch = 0; batch < Of::BATCHES; ++batch) {
-          const int row0 = batch * (Of::COUNT * Of::ROW_STEP);
-          bool inside[Of::COUNT];
-          if constexpr (MERGES) {
-            load_scattered(from, rows, batch * Of::COUNT, channels, values, inside);
-          } else {
 #pragma unroll
-            for (int b = 0; b < Of::COUNT; ++b) {
-              const int at = row + row0 + b * Of::ROW_STEP;
-              inside[b] = at >= low && at < high;
-            }
-            load_batch<WIDTH>(from + (WIDTH == 1 ? row0 * call.x_stride_t : row0), inside, channels, values);
+          for (int ahead = 0; ahead < Of::CHUNKS_AT_ONCE; ++ahead) {
+            if (ahead > 0 && chunk0 + ahead >= end_chunk()) break;
+            const Element* const chunk_from = from + ahead * CHUNK * call.x_stride_c;
+            if (all_rows && (Layer::C_IN % CHUNK == 0 || chunk0 + ahead < CHUNKS - 1))
+              load_batch<WIDTH, true>(chunk_from, rows, last_row, batch, 0, values[ahead]);
+            else
+              load_batch<WIDTH, false>(chunk_from, rows, last_row, batch, channels_of(chunk0 + ahead), values[ahead]);
           }
-          if (batch == 0) ptx::mbarrier_wait(x_empty(ring.slot), ring.parity ^ 1);
-          if (has_column) {
-            if constexpr (Layer::BEFORE != Activation::none)
-              activate_batch<WIDTH>(values, alphas, inside, channels);
-            const unsigned to = stage + row0 * ROW_BYTES;
 #pragma unroll
-            for (int b = 0; b < Of::COUNT; ++b) {
-              const unsigned at = to + b * (Of::ROW_STEP * ROW_BYTES);
-              if (row + row0 + b * Of::ROW_STEP < X_ROWS) {
-                store_row<WIDTH>(at + first, values[b], swap);
-                if constexpr (WIDTH == 2) store_row<WIDTH>(at + second, values[b], !swap);
-              }
+          for (int ahead = 0; ahead < Of::CHUNKS_AT_ONCE; ++ahead) {
+            const int chunk = chunk0 + ahead;
+            if (ahead > 0 && chunk >= end_chunk()) break;
+            const int steps = LAST_STEPS == STEPS || chunk < CHUNKS - 1 ? STEPS : LAST_STEPS;
+            if (batch == 0) ptx::mbarrier_wait(x_empty(ring.slot), ring.parity ^ 1);
+            const unsigned stage = shared + X_AT + ring.slot * X_BYTES;
+#pragma unroll
+            for (int item = 0; item < Of::COUNT; ++item) {
+              const int c = (batch * Of::COUNT + item) / Of::ROUNDS, r = (batch * Of::COUNT + item) % Of::ROUNDS;
+              if (c >= COLUMN_STEPS || (LAST_STEPS < STEPS && column + c * PRODUCERS >= 2 * steps)) continue;
+              if constexpr (Layer::BEFORE != Activation::none)
+                activate_item<WIDTH>(values[ahead][item], alphas + ahead * CHUNK + c * COLUMN_STEP, rows.inside[r],
+                                     channels_of(chunk) - c * COLUMN_STEP);
+              if (X_ROWS % Of::ROW_STEP != 0 && r == Of::ROUNDS - 1 && !last_row) continue;
+              const unsigned to = stage + r * (Of::ROW_STEP * ROW_BYTES);
+              store_row<WIDTH>(to + (first ^ c * 64), values[ahead][item], swap);
+              if constexpr (WIDTH == 2) store_row<WIDTH>(to + (second ^ c * 64), values[ahead][item], !swap);
             }
+            if (batch < Of::BATCHES - 1) continue;
+            ptx::fence_async_shared();
+            __syncwarp();
+            if (lane == 0) ptx::mbarrier_arrive(x_full(ring.slot));
+            ring.template next<X_STAGES>();
           }
         }
-        ptx::fence_async_shared();
-        __syncwarp();
-        if (lane == 0) ptx::mbarrier_arrive(x_full(ring.slot));
-        ring.template next<X_STAGES>();
-        from += CHUNK * call.x_stride_c;
-        alphas += CHUNK;
+        from += Of::CHUNKS_AT_ONCE * CHUNK * call.x_stride_c;
+        alphas += Of::CHUNKS_AT_ONCE * CHUNK;
       }
     }
   }
 
   // --- weights' way into shared memory ----------------------------------------------------------
 
-  // The group that releases a slot last refills it. One thread of a group, its place in shared memory.
-  struct Refill {
-    long long index;   // of the tile
-    const char* from;  // its first entry
-    int entry;         // of this block's chunks
-  };
-  static_assert(sizeof(Refill) <= 32);
-  __device__ Refill& refill(int group) const {
-    return *reinterpret_cast<Refill*>(shared_pointer(REFILLS_AT + 32 * group));
-  }
-  __device__ void open(Refill& next) const {
-    if (next.index >= tiles) return;
-    const Tile tile = tile_at(next.index);
-    next.entry = 0;
-    next.from = static_cast<const char*>(call.w) +
-                ((static_cast<long long>(tile.group) * ROW_TILES + tile.row_tile) * CHUNKS + first_chunk()) *
-                    (Layer::TAPS * W_BYTES);
-  }
-  __device__ void load_w(Refill& next, int slot, bool mine) const {
-    if (next.index >= tiles) return;
-    if (mine) {
-      ptx::mbarrier_arrive_expect(w_full(slot), W_BYTES);
-      ptx::bulk_load(shared + W_AT + slot * W_BYTES, next.from + next.entry * W_BYTES, W_BYTES, w_full(slot));
+  // One thread.
+  __device__ void produce_w() const {
+    Ring ring;
+    for (long long index = first_tile(); index < tiles; index += tile_step()) {
+      const Tile tile = tile_at(index);
+      const char* from = static_cast<const char*>(call.w) +
+                         ((static_cast<long long>(tile.group) * ROW_TILES + tile.row_tile) * CHUNKS + first_chunk()) *
+                             (Layer::TAPS * W_BYTES);
+#pragma unroll 1
+      for (int entry = first_chunk() * Layer::TAPS; entry < end_chunk() * Layer::TAPS; ++entry) {
+        ptx::mbarrier_wait(w_empty(ring.slot), ring.parity ^ 1);
+        ptx::mbarrier_arrive_expect(w_full(ring.slot), W_BYTES);
+        ptx::bulk_load(shared + W_AT + ring.slot * W_BYTES, from, W_BYTES, w_full(ring.slot));
+        from += W_BYTES;
+        ring.template next<W_STAGES>();
+      }
+      if (RESIDENT) return;  // all are here
     }
-    if (++next.entry == (end_chunk() - first_chunk()) * Layer::TAPS) {
-      next.index += tile_step();
-      open(next);
-    }
-  }
-  __device__ void release_w(int group, int slot) const {
-    if (!RESIDENT) load_w(refill(group), slot, CONSUMERS == 1 || ptx::shared_increment(w_releases(slot)) % CONSUMERS == 1);
   }
 
   // --- consumers --------------------------------------------------------------------------------
@@ -452,38 +465,34 @@ struct GemmSm90 {
   using Accumulators = float[Schedule::TILES][ROWS / 2];
 
   // The matrix unit cuts its sums off instead of rounding them, so in three terms it sums one (chunk, tap) at a time, and
-  // those sums are added up in f32. Their registers come beside the accumulators: where these are many, for half the rows.
+  // those sums are added up in f32, in registers beside the accumulators.
   static constexpr bool PROMOTE = Storage::TERMS == 3;
-  static constexpr int PART_ROWS = (Schedule::TILES + 1) * ROWS / 2 <= 160 ? ROWS : ROWS / 2;
-  static_assert(!PROMOTE || (PART_ROWS % 8 == 0 && Schedule::TILES * ROWS / 2 + PART_ROWS / 2 <= 160));
+  static_assert(!PROMOTE || (Schedule::TILES + 1) * ROWS / 2 <= 128);
 
   template <int COUNT, int STEPS_NOW>
   __device__ static void multiply_and_promote(Accumulators& acc, unsigned x, unsigned w) {
-    using Instruction = ptx::Wgmma<Storage::OPERAND, PART_ROWS>;
+    using Instruction = ptx::Wgmma<Storage::OPERAND, ROWS>;
 #pragma unroll
     for (int t = 0; t < COUNT; ++t) {
+      float sums[ROWS / 2];
+      ptx::wgmma_fence();
 #pragma unroll
-      for (int part = 0; part < ROWS / PART_ROWS; ++part) {
-        float sums[PART_ROWS / 2];
-        ptx::wgmma_fence();
+      for (int term = Storage::TERMS - 1; term >= 0; --term) {  // small terms first
+        const unsigned a = x + (t * 64 * ROW_BYTES + (term == 1 ? X_PLANE : 0)) / 16;
+        const unsigned b = w + (term == 2 ? W_PLANE : 0) / 16;
 #pragma unroll
-        for (int term = Storage::TERMS - 1; term >= 0; --term) {  // small terms first
-          const unsigned a = x + t * 64 * ROW_BYTES + (term == 1 ? X_PLANE : 0);
-          const unsigned b = w + part * PART_ROWS * ROW_BYTES + (term == 2 ? W_PLANE : 0);
-#pragma unroll
-          for (int s = 0; s < STEPS_NOW; ++s)
-            Instruction::issue(sums, ptx::matrix_descriptor<ROW_BYTES>(a + s * 32),
-                               ptx::matrix_descriptor<ROW_BYTES>(b + s * 32), term != Storage::TERMS - 1 || s != 0);
-        }
-        ptx::wgmma_commit();
-        ptx::wgmma_wait<0>();
-#pragma unroll
-        for (int j = 0; j < PART_ROWS / 2; ++j) acc[t][part * (PART_ROWS / 2) + j] += sums[j];
+        for (int s = 0; s < STEPS_NOW; ++s)
+          Instruction::issue(sums, ptx::matrix_descriptor<ROW_BYTES>(a + s * 2), ptx::matrix_descriptor<ROW_BYTES>(b + s * 2),
+                             term != Storage::TERMS - 1 || s != 0);
       }
+      ptx::wgmma_commit();
+      ptx::wgmma_wait<0>();
+#pragma unroll
+      for (int j = 0; j < ROWS / 2; ++j) acc[t][j] += sums[j];
     }
   }
 
-  // One (chunk, tap): STEPS_NOW products for each of COUNT tiles.
+  // One (chunk, tap): STEPS_NOW products for each of COUNT tiles; the operands' addresses over 16.
   template <int COUNT, int STEPS_NOW>
   __device__ static void multiply(Accumulators& acc, unsigned x, unsigned w, bool& first) {
     if constexpr (PROMOTE) return multiply_and_promote<COUNT, STEPS_NOW>(acc, x, w);
@@ -493,8 +502,8 @@ struct GemmSm90 {
     for (int t = 0; t < COUNT; ++t) {
 #pragma unroll
       for (int s = 0; s < STEPS_NOW; ++s)
-        Instruction::issue(acc[t], ptx::matrix_descriptor<ROW_BYTES>(x + t * 64 * ROW_BYTES + s * 32),
-                           ptx::matrix_descriptor<ROW_BYTES>(w + s * 32), !(first && s == 0));
+        Instruction::issue(acc[t], ptx::matrix_descriptor<ROW_BYTES>(x + t * 64 * ROW_BYTES / 16 + s * 2),
+                           ptx::matrix_descriptor<ROW_BYTES>(w + s * 2), !(first && s == 0));
     }
     ptx::wgmma_commit();
     first = false;
@@ -519,7 +528,7 @@ struct GemmSm90 {
     int x_held = -1, w_held = -1;  // slots that products still in flight read
     const auto release = [&] {
       if (thread == 0) {
-        if (w_held >= 0) release_w(group, w_held);
+        if (!RESIDENT && w_held >= 0) ptx::mbarrier_arrive(w_empty(w_held));
         if (x_held >= 0) ptx::mbarrier_arrive(x_empty(x_held));
       }
       w_held = x_held = -1;
@@ -533,8 +542,10 @@ struct GemmSm90 {
         // With one stage of x, the next chunk cannot come before this one is released.
         const bool drain = PROMOTE || (X_STAGES == 1 && tap == Layer::TAPS - 1);
         if constexpr (COUNT > 0) {
-          const unsigned w = shared + W_AT + ring.w.slot * W_BYTES;
-          const unsigned x_tap = x + (LEAD - tap * Layer::JUMP) * ROW_BYTES;
+          // Multiples of 16 below 2^18, and above that the block's place in its cluster.
+          const unsigned both = ptx::uniform(((x + (LEAD - tap * Layer::JUMP) * ROW_BYTES) / 16 & 0x3FFF) |
+                                             (shared + W_AT + ring.w.slot * W_BYTES) / 16 << 16);
+          const unsigned x_tap = both & 0xFFFF, w = both >> 16;
           if (LAST_STEPS == STEPS || chunk < CHUNKS - 1)
             multiply<COUNT, STEPS>(acc, x_tap, w, first);
           else
@@ -558,19 +569,18 @@ struct GemmSm90 {
   }
 
   __device__ void consume(int group, int thread) const {
-    if (thread == 0) {
-      Refill& next = refill(group);
-      next.index = first_tile();
-      open(next);
-      for (int slot = 0; slot < W_STAGES; ++slot) load_w(next, slot, group == 0);
-    }
     Rings ring;
     Accumulators acc;
-    [[maybe_unused]] unsigned sums_parity = 0;
+    unsigned turn = 0;  // of the tiles that this group stores
     for (long long index = first_tile(); index < tiles; index += tile_step()) {
       const Tile tile = tile_at(index);
       const long long position = tile.position + group * GROUP_POSITIONS;
       const bool w_is_here = RESIDENT && index != first_tile();
+      // On its way while the products run.
+      const int channel0 = (WHOLE ? tile.row_tile : tile.row_tile / PHASE_TILES) * TILE_CHANNELS;
+      float bias = 0;
+      if (Layer::BIAS && thread < TILE_CHANNELS && channel0 + thread < Layer::C_OUT)
+        bias = Storage::load(static_cast<const Element*>(call.bias)[tile.group * Layer::C_OUT + channel0 + thread]);
       // The last tile of an image may have few positions.
       const long long count = (end_position - position + 63) / 64;
       if (count > Schedule::TILES / 2)
@@ -580,60 +590,113 @@ struct GemmSm90 {
       else
         sum<0>(acc, ring, group, thread, w_is_here);
       if (count <= 0) continue;
-      if constexpr (SPLITS == 1) {
-        store(acc, tile, group, thread);
+      if constexpr (DIRECT) {
+        store_direct(acc, tile, group, thread, bias, turn);
+      } else if constexpr (SPLITS == 1) {
+        store(acc, tile, group, thread, bias, turn);
       } else {
-        store_share(acc, tile, group, thread, sums_parity);
-        sums_parity ^= 1;
+        store_share(acc, tile, group, thread, bias, turn);
       }
+      turn ^= 1;
     }
     // Others still tell this block that they have read its sums.
-    if constexpr (SPLITS > 1) ptx::mbarrier_wait(sums_empty(group), sums_parity ^ 1);
+    if constexpr (SPLITS > 1) ptx::mbarrier_wait(sums_empty(group), turn ^ 1);
   }
 
   // --- epilogue ---------------------------------------------------------------------------------
 
-  __device__ void store(const Accumulators& acc, const Tile& tile, int group, int thread) const {
-    char* const out = shared_pointer(OUT_AT + group * OUT_BYTES);
-    Element* const buffer = reinterpret_cast<Element*>(out);
+  // Two, one tile's being read while a faster warp writes the next one's.
+  __device__ float* biases(int group, unsigned turn) const {
+    return reinterpret_cast<float*>(shared_pointer(OUT_AT + group * OUT_BYTES + STAGED_BYTES)) + turn * ROWS;
+  }
+  // Register j of wgmma's accumulator: row 8*(j/4) + 2*(lane%4) + j%2 of w, position 16*warp + 8*(j/2%2) + lane/4.
+  // `bias`: of channel `thread` of the tile.
+  __device__ void store(const Accumulators& acc, const Tile& tile, int group, int thread, float bias, unsigned turn) const {
+    Element* const buffer = reinterpret_cast<Element*>(shared_pointer(OUT_AT + group * OUT_BYTES));
     const int warp = thread / 32, lane = thread % 32;
     const int channel_tile = WHOLE ? tile.row_tile : tile.row_tile / PHASE_TILES;
     const int channel0 = channel_tile * TILE_CHANNELS;
     const int phase0 = WHOLE ? 0 : tile.row_tile % PHASE_TILES * TILE_PHASES;
-    const Element* const bias =
-        Layer::BIAS ? static_cast<const Element*>(call.bias) + tile.group * Layer::C_OUT + channel0 : nullptr;
-    const long long position = tile.position + group * GROUP_POSITIONS;
-    Out segments{call, tile.image, static_cast<long long>(tile.group) * Layer::C_OUT + channel0, phase0, position};
+    const long long first_channel = static_cast<long long>(tile.group) * Layer::C_OUT + channel0;
+    Out segments{call, tile.image, first_channel, phase0, tile.position + group * GROUP_POSITIONS};
+    if (Layer::BIAS && thread < TILE_CHANNELS) biases(group, turn)[thread] = bias;
     const int base = segments.first_shift();
-    // Where one channel is one row, the eight rows of a block of registers start alike from block to block.
-    const int row0 = lane % 4 * 2;
-    const int shift0 = segments.shift(base, row0), shift1 = segments.shift(base, row0 + 1);
+    const int q0 = warp * 16 + lane / 4;
+    // Of a lane and block of eight rows. Where channels begin anywhere among the rows it is read anew, so that what follows
+    // from it is not kept for all blocks.
+    const auto first_row = [&] { return (8 % Layer::LIVE == 0 ? lane : ptx::thread()) % 4 * 2; };
+    // Eight positions, and eight rows of one channel each, further, the alignment is the same.
+    const auto shift = [&](int channel) {
+      const int segment = !WHOLE ? lane / 4 : Layer::LIVE == 1 ? channel % 8 : channel;
+      return Out::placed(segments.shift(base, segment));
+    };
+    constexpr int BLOCKS = ROWS / 8 / PARTS;
 #pragma unroll
     for (int part = 0; part < PARTS; ++part) {
       ptx::barrier(1 + group, 128);
+      // The bias of all blocks ahead of their stores, where the registers allow it: the compiler keeps their order.
+      const auto bias_of = [&](int block, int e) {
+        const int row = (part * BLOCKS + block) * 8 + first_row() + e;
+        return Layer::BIAS ? biases(group, turn)[WHOLE ? row / Layer::LIVE : 0] : 0.0f;
+      };
+      constexpr bool AHEAD = BLOCKS <= 8;
+      float b[BLOCKS][2];
 #pragma unroll
-      for (int j = part * (ROWS / 2 / PARTS); j < (part + 1) * (ROWS / 2 / PARTS); ++j) {
-        // Register j of wgmma's accumulator: column 8*(j/4) + 2*(lane%4) + j%2, row 16*warp + 8*(j/2%2) + lane/4.
-        const int row = j / 4 * 8 + row0 + j % 2;
-        const int channel = WHOLE ? row / Layer::LIVE : 0;
-        const int phase = WHOLE ? row % Layer::LIVE : row;
-        if ((TILE_CHANNELS * TILE_PHASES < ROWS && row >= TILE_CHANNELS * TILE_PHASES) ||
-            (Layer::C_OUT % TILE_CHANNELS != 0 && channel0 + channel >= Layer::C_OUT) ||
-            (Layer::LIVE % TILE_PHASES != 0 && phase0 + phase >= Layer::LIVE))
-          continue;
-        const float b = Layer::BIAS ? Storage::load(bias[channel]) : 0.0f;
-        const float alpha = alpha_after<Layer, float>(call.y_alpha, tile.group * Layer::C_OUT + channel0 + channel);
-        const Element dead = Storage::round(after<Layer>(b, alpha));
+      for (int i = 0; AHEAD && i < 2 * BLOCKS; ++i) b[i / 2][i % 2] = bias_of(i / 2, i % 2);
 #pragma unroll
-        for (int t = 0; t < Schedule::TILES; ++t) {
-          const int q = t * 64 + warp * 16 + j / 2 % 2 * 8 + lane / 4;
-          const int shift = Layer::LIVE == 1 && WHOLE ? (j % 2 == 0 ? shift0 : shift1) : segments.shift(base, WHOLE ? channel : q);
-          Element* const to = buffer + shift + phase * Layer::GAP +
-                              (WHOLE ? (channel - part * PART_CHANNELS) * PITCH + q * Layer::STRIDE : q * PITCH);
-          *to = Storage::round(after<Layer>(acc[t][j] + b, alpha));
-          // Dead phases: the samples up to the next live one.
+      for (int block = 0; block < BLOCKS; ++block) {
+        const int row0 = first_row();
+        float alpha[2];
+        bool real[2];
+        Element* to[2];  // of position q0
 #pragma unroll
-          for (int e = 1; e < Layer::GAP; ++e) to[e] = dead;
+        for (int e = 0; e < 2; ++e) {
+          const int row = (part * BLOCKS + block) * 8 + row0 + e;
+          const int channel = WHOLE ? row / Layer::LIVE : 0, phase = WHOLE ? row % Layer::LIVE : row;
+          real[e] = (TILE_CHANNELS * TILE_PHASES == ROWS || row < TILE_CHANNELS * TILE_PHASES) &&
+                    (Layer::C_OUT % TILE_CHANNELS == 0 || channel0 + channel < Layer::C_OUT) &&
+                    (Layer::LIVE % TILE_PHASES == 0 || phase0 + phase < Layer::LIVE);
+          alpha[e] = real[e] ? alpha_after<Layer, float>(call.y_alpha, first_channel + channel) : 0.0f;
+          if (!AHEAD) b[block][e] = bias_of(block, e);
+          to[e] = buffer + shift(channel) + phase * Layer::GAP +
+                  (WHOLE ? (channel - part * PART_CHANNELS) * PITCH + q0 * Layer::STRIDE : q0 * PITCH);
+        }
+        if constexpr (TURNED) {
+          const int row = block * 8 + lane / 4;
+          const int channel = part * PART_CHANNELS + row;
+          real[0] = (TILE_CHANNELS == ROWS || channel < TILE_CHANNELS) &&
+                    (Layer::C_OUT % TILE_CHANNELS == 0 || channel0 + channel < Layer::C_OUT);
+          to[0] = buffer + shift(lane / 4) + row * PITCH + warp * 16 + row0;
+        }
+#pragma unroll
+        for (int n = 0; n < 2 * Schedule::TILES; ++n) {
+          const int j = (part * BLOCKS + block) * 4 + n % 2 * 2, further = n * 8 + n / 2 * 48;
+          const int at = further * (WHOLE ? Layer::STRIDE : PITCH);
+          float y[2], dead[2];
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            y[e] = after<Layer>(acc[n / 2][j + e] + b[block][e], alpha[e]);
+            dead[e] = after<Layer>(b[block][e], alpha[e]);
+          }
+          if constexpr (TURNED) {
+            const unsigned word = ptx::turned(Storage::round(y[0], y[1]));
+            if (real[0]) *reinterpret_cast<unsigned*>(to[0] + at) = word;
+          } else if constexpr (PAIRED && Layer::GAP == 1) {
+            if (real[0]) *reinterpret_cast<unsigned*>(to[0] + at) = Storage::round(y[0], y[1]);
+          } else {
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+              if (!real[e]) continue;
+              if constexpr (PAIRED) {
+                *reinterpret_cast<unsigned*>(to[e] + at) = Storage::round(y[e], dead[e]);
+              } else {
+                to[e][at] = Storage::round(y[e]);
+                // Dead phases: the samples up to the next live one.
+#pragma unroll
+                for (int g = 1; g < Layer::GAP; ++g) to[e][at + g] = Storage::round(dead[e]);
+              }
+            }
+          }
         }
       }
       ptx::barrier(1 + group, 128);
@@ -647,14 +710,81 @@ struct GemmSm90 {
     }
   }
 
+  // From registers to y. FAST: all samples of the group's positions are in y, and pairs are aligned.
+  template <bool FAST>
+  __device__ void store_rows(const Accumulators& acc, const Tile& tile, int group, int thread, unsigned turn) const {
+    const int warp = thread / 32, lane = thread % 32;
+    const int channel0 = tile.row_tile * TILE_CHANNELS;
+    const long long first_channel = static_cast<long long>(tile.group) * Layer::C_OUT + channel0;
+    const int row0 = lane % 4 * 2, q0 = warp * 16 + lane / 4;
+    const long long time = (tile.position + group * GROUP_POSITIONS + q0) * Layer::STRIDE - Layer::PADDING;
+    Element* const y =
+        static_cast<Element*>(call.y) + tile.image * call.y_stride_b + first_channel * call.y_stride_c + time;
+    // Samples from here on are in y from `low` to `high`.
+    constexpr int MOST = GROUP_POSITIONS * Layer::STRIDE;
+    const int low = static_cast<int>(time < 0 ? -time : 0);
+    const int high = call.out_length - time < MOST ? static_cast<int>(call.out_length - time) : MOST;
+    const auto inside = [&](int at) { return FAST || (at >= low && at < high); };
+#pragma unroll
+    for (int block = 0; block < ROWS / 8; ++block) {
+      float b[2], alpha[2];
+      int phase[2];
+      bool real[2];
+      Element* to[2];
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int row = block * 8 + row0 + e, channel = row / Layer::LIVE;
+        phase[e] = row % Layer::LIVE;
+        real[e] = (TILE_CHANNELS * Layer::LIVE == ROWS || channel < TILE_CHANNELS) &&
+                  (Layer::C_OUT % TILE_CHANNELS == 0 || channel0 + channel < Layer::C_OUT);
+        b[e] = Layer::BIAS && real[e] ? biases(group, turn)[channel] : 0.0f;
+        alpha[e] = real[e] ? alpha_after<Layer, float>(call.y_alpha, first_channel + channel) : 0.0f;
+        to[e] = y + channel * call.y_stride_c + phase[e];
+      }
+#pragma unroll
+      for (int n = 0; n < 2 * Schedule::TILES; ++n) {
+        const int j = block * 4 + n % 2 * 2, at = (n * 8 + n / 2 * 48) * Layer::STRIDE;
+        float value[2];
+#pragma unroll
+        for (int e = 0; e < 2; ++e) value[e] = after<Layer>(acc[n / 2][j + e] + b[e], alpha[e]);
+        if constexpr (PAIRS && FAST) {
+          if (real[0]) Storage::store(to[0] + at, value[0], value[1]);
+        } else {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            if (real[e] && inside(at + phase[e])) to[e][at] = Storage::round(value[e]);
+          }
+        }
+      }
+    }
+  }
+  // `bias`: of channel `thread` of the tile.
+  __device__ void store_direct(const Accumulators& acc, const Tile& tile, int group, int thread, float bias,
+                               unsigned turn) const {
+    if (Layer::BIAS) {
+      if (thread < TILE_CHANNELS) biases(group, turn)[thread] = bias;
+      ptx::barrier(1 + group, 128);
+    }
+    const long long time = (tile.position + group * GROUP_POSITIONS) * Layer::STRIDE - Layer::PADDING;
+    const bool all = time >= 0 && time + GROUP_POSITIONS * Layer::STRIDE <= call.out_length;
+    const bool aligned = !PAIRS || (reinterpret_cast<unsigned long long>(call.y) % (2 * SIZE) == 0 &&
+                                    (call.y_stride_c | call.y_stride_b) % 2 == 0);
+    if (all && aligned)
+      store_rows<true>(acc, tile, group, thread, turn);
+    else
+      store_rows<false>(acc, tile, group, thread, turn);
+  }
+
   // Of a split tile: sends the other blocks of the cluster this one's sums over their shares of the positions, and stores the
   // sums of all over its own share, added in the order of the blocks.
-  __device__ void store_share(const Accumulators& acc, const Tile& tile, int group, int thread, unsigned parity) const {
+  __device__ void store_share(const Accumulators& acc, const Tile& tile, int group, int thread, float bias,
+                              unsigned parity) const {
     constexpr int SHARE = GROUP_POSITIONS / SPLITS;
     const int warp = thread / 32, lane = thread % 32;
     const unsigned sums = shared + OUT_AT + group * OUT_BYTES;  // [block][position of the share][row]
     if (thread == 0) ptx::mbarrier_arrive_expect(sums_full(group), GROUP_POSITIONS * ROWS * 4);
-    ptx::mbarrier_wait(sums_empty(group), parity ^ 1);  // every block has read those of the tile before
+    ptx::mbarrier_wait(sums_empty(group), parity ^ 1);  // every block has read those of the tile before, and its bias
+    if (Layer::BIAS && thread < TILE_CHANNELS) biases(group, 0)[thread] = bias;
 #pragma unroll
     for (int t = 0; t < Schedule::TILES; ++t) {
 #pragma unroll
@@ -670,9 +800,6 @@ struct GemmSm90 {
     const int channel0 = (WHOLE ? tile.row_tile : tile.row_tile / PHASE_TILES) * TILE_CHANNELS;
     const int phase0 = WHOLE ? 0 : tile.row_tile % PHASE_TILES * TILE_PHASES;
     const long long first_channel = static_cast<long long>(tile.group) * Layer::C_OUT + channel0;
-    float* const biases = reinterpret_cast<float*>(shared_pointer(OUT_AT + group * OUT_BYTES + SUMS_BYTES));
-    if (Layer::BIAS && thread < TILE_CHANNELS && channel0 + thread < Layer::C_OUT)
-      biases[thread] = Storage::load(static_cast<const Element*>(call.bias)[first_channel + thread]);
     ptx::barrier(1 + group, 128);
     ptx::mbarrier_wait_for_blocks(sums_full(group), parity);
 
@@ -700,7 +827,7 @@ struct GemmSm90 {
 #pragma unroll
         for (int block = 0; block < SPLITS; ++block) sum += row[block * SHARE * SUMS_PITCH];
       }
-      const float b = Layer::BIAS ? biases[channel] : 0.0f;
+      const float b = Layer::BIAS ? biases(group, 0)[channel] : 0.0f;
       y[image * call.y_stride_b + channel * call.y_stride_c + time] =
           Storage::round(after<Layer>(sum + b, alpha_after<Layer, float>(call.y_alpha, first_channel + channel)));
     }
@@ -715,6 +842,12 @@ struct GemmSm90 {
 
   // --- the block --------------------------------------------------------------------------------
 
+  template <int VALUE>
+  struct Constant {
+    static constexpr int value = VALUE;
+  };
+
+
   __device__ static void run(const Call& call) {
     extern __shared__ char memory[];
     const GemmSm90 kernel(call, ptx::shared_address(memory));
@@ -725,7 +858,7 @@ struct GemmSm90 {
       }
       for (int s = 0; s < W_STAGES; ++s) {
         ptx::mbarrier_init(kernel.w_full(s), 1);
-        *kernel.w_releases(s) = 0;
+        ptx::mbarrier_init(kernel.w_empty(s), CONSUMERS);
       }
       if constexpr (SPLITS > 1) {
         for (int group = 0; group < CONSUMERS; ++group) {
@@ -739,16 +872,22 @@ struct GemmSm90 {
       __syncthreads();
     else
       ptx::cluster_barrier();  // nobody arrives at a barrier that is not there yet
-    const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
+    const int warp = static_cast<int>(ptx::uniform(threadIdx.x / 32));
+    const auto take = [](auto registers) {
+      if constexpr (MOVE_REGISTERS) ptx::registers_change<65536 / THREADS, decltype(registers)::value>();
+    };
     if (warp < 4 * CONSUMERS) {
-      if constexpr (MOVE_REGISTERS) ptx::registers_raise<CONSUMER_REGISTERS>();
+      take(Constant<CONSUMER_REGISTERS>{});
       kernel.consume(warp / 4, threadIdx.x % 128);
-    } else {
-      if constexpr (MOVE_REGISTERS) ptx::registers_lower<PRODUCER_REGISTERS>();
+    } else if (warp < 4 * CONSUMERS + PRODUCERS) {
+      take(Constant<PRODUCER_REGISTERS>{});
       if (MERGES || !kernel.pairs())
         kernel.template produce_x<1>(warp - 4 * CONSUMERS, threadIdx.x % 32);
       else
         kernel.template produce_x<MERGES ? 1 : 2>(warp - 4 * CONSUMERS, threadIdx.x % 32);
+    } else {
+      take(Constant<LAST_REGISTERS>{});
+      if (threadIdx.x == 128 * (CONSUMERS + 1)) kernel.produce_w();
     }
   }
 

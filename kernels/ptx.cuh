@@ -117,15 +117,17 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
 
-// Registers of the whole warpgroup, between those of a block's warpgroups; a multiple of 8.
-template <int COUNT>
-__device__ __forceinline__ void registers_raise() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+// Registers of a thread of this warpgroup, moved between those of a block's warpgroups; a multiple of 8.
+template <int BEFORE, int COUNT>
+__device__ __forceinline__ void registers_change() {
+  if constexpr (COUNT > BEFORE)
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+  else
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
-template <int COUNT>
-__device__ __forceinline__ void registers_lower() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
-}
+
+// A value that all lanes have, told to the compiler: what it makes of it is then computed once a warp.
+__device__ __forceinline__ unsigned uniform(unsigned value) { return __reduce_max_sync(~0u, value); }
 
 // --- shared memory ------------------------------------------------------------------------------
 
@@ -133,19 +135,46 @@ __device__ __forceinline__ void store_shared(unsigned address, unsigned a, unsig
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
-// Adds one and returns what was there; what other threads did before theirs is done.
-__device__ __forceinline__ int shared_increment(int* counter) {
-  int before;
-  asm volatile("atom.shared::cta.acq_rel.cta.add.u32 %0, [%1], 1;" : "=r"(before) : "r"(shared_address(counter)) : "memory");
-  return before;
+// By a predicate, for a branch around it costs more than the access. What is not loaded is anything.
+__device__ __forceinline__ void load_if(bool condition, const void* address, unsigned short& v) {
+  asm volatile("{ .reg .pred p; setp.ne.s32 p, %1, 0;\n@p ld.global.b16 %0, [%2]; }"
+               : "=h"(v)
+               : "r"(static_cast<int>(condition)), "l"(address));
+}
+__device__ __forceinline__ void load_if(bool condition, const void* address, unsigned& v) {
+  asm volatile("{ .reg .pred p; setp.ne.s32 p, %1, 0;\n@p ld.global.b32 %0, [%2]; }"
+               : "=r"(v)
+               : "r"(static_cast<int>(condition)), "l"(address));
+}
+__device__ __forceinline__ void load_if(bool condition, const void* address, uint2& v) {
+  asm volatile("{ .reg .pred p; setp.ne.s32 p, %2, 0;\n@p ld.global.v2.b32 {%0, %1}, [%3]; }"
+               : "=r"(v.x), "=r"(v.y)
+               : "r"(static_cast<int>(condition)), "l"(address));
+}
+__device__ __forceinline__ void store_if(bool condition, void* address, uint4 value) {
+  asm volatile("{ .reg .pred p; setp.ne.s32 p, %0, 0;\n"
+               "@p st.global.v4.b32 [%1], {%2, %3, %4, %5}; }" ::"r"(static_cast<int>(condition)),
+               "l"(address), "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w)
+               : "memory");
+}
+
+// The 8 x 8 elements of 16 bits that a warp holds, two of a row (lane/4) in each lane, turned.
+__device__ __forceinline__ unsigned turned(unsigned word) {
+  unsigned result;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(word));
+  return result;
 }
 
 // --- conversions --------------------------------------------------------------------------------
 
-// To the nearest TF32 value, ties away from zero, as bits.
+// To the nearest TF32 value, as bits; ties to even from sm_90 on, where it is one instruction, before away from zero.
 __device__ __forceinline__ unsigned to_tf32(float value) {
   unsigned bits;
+#if __CUDA_ARCH__ >= 900
+  asm("cvt.rn.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+#else
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+#endif
   return bits;
 }
 

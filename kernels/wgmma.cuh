@@ -6,14 +6,14 @@
 
 namespace tconv::ptx {
 
-// An operand tile in shared memory, rows of ROW_BYTES (32, 64 or 128) swizzled by as many bytes. `address` may be any row,
-// not only the first of a repetition: the hardware swizzles by address bits.
+// An operand tile in shared memory, rows of ROW_BYTES (32, 64 or 128) swizzled by as many bytes, from address 16 * `start`.
+// That may be any row, not only the first of a repetition: the hardware swizzles by address bits.
 template <int ROW_BYTES>
-__device__ __forceinline__ unsigned long long matrix_descriptor(unsigned address) {
+__device__ __forceinline__ unsigned long long matrix_descriptor(unsigned start) {
   static_assert(ROW_BYTES == 32 || ROW_BYTES == 64 || ROW_BYTES == 128, "the swizzles that wgmma knows");
-  constexpr unsigned long long kSwizzle = ROW_BYTES == 128 ? 1 : ROW_BYTES == 64 ? 2 : 3;
-  constexpr unsigned long long kGroupStride = 8 * ROW_BYTES / 16;  // from 8 rows to the next 8, in 16 bytes
-  return (kSwizzle << 62) | (kGroupStride << 32) | (1ull << 16) | ((address & 0x3FFFF) >> 4);
+  constexpr unsigned kSwizzle = ROW_BYTES == 128 ? 1 : ROW_BYTES == 64 ? 2 : 3;
+  constexpr unsigned kGroupStride = 8 * ROW_BYTES / 16;  // from 8 rows to the next 8, in 16 bytes
+  return static_cast<unsigned long long>(kSwizzle << 30 | kGroupStride) << 32 | (start + (1u << 16));
 }
 
 template <Operand OPERAND, int N>

@@ -28,10 +28,22 @@ struct Shape : Gemm {
   }
   [[nodiscard]] std::int64_t weight_bytes(const Schedule& s) const { return s.rows * row_bytes * planes; }
   [[nodiscard]] std::int64_t weight_entries() const { return chunks * taps; }
+  // What a lane of a producer loads of a chunk, as pairs of positions of 16 bytes of channels.
+  [[nodiscard]] std::int64_t items(std::int64_t positions) const {
+    const std::int64_t columns = std::max<std::int64_t>(1, row_bytes / 64);
+    return columns * ceil_div(positions + span(), row_bytes == 32 ? 128 : 64);
+  }
+  // Outputs leave from registers where eight positions of eight rows are a long run in y.
+  [[nodiscard]] bool direct(const Problem& p) const {
+    if (gap != 1 || 8 % live != 0) return false;
+    return (live % 2 == 0 && p.padding % 2 == 0 && 8 * live * element_bytes >= 128) || (planes == 2 && live == 1);
+  }
 };
 
-constexpr int kProducers = 8;  // warps that bring x
-int threads(const Schedule& s) { return 128 * s.warpgroups + 32 * kProducers; }
+constexpr std::int64_t kItemsOfBatch = 10;
+
+// Of the consumers, and a group each that brings x and w.
+int threads(const Schedule& s) { return 128 * (s.warpgroups + 2); }
 
 std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   const Shape shape(p);
@@ -51,16 +63,18 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
          channels / parts * pitch * shape.element_bytes > most)
     parts *= 2;
   const std::int64_t segments = whole ? channels / parts : group_positions;
-  // Split, sums of each position in a pitch of 8 modulo 32 instead, and the bias of a channel a row at most.
-  const std::int64_t out_bytes = s.splits > 1 ? 4 * (group_positions * (s.rows + (40 - s.rows % 32) % 32) + s.rows)
-                                              : segments * pitch * shape.element_bytes;
+  // Split, sums of each position in a pitch of 8 modulo 32 instead; and the bias of a channel a row at most, of two
+  // tiles.
+  const std::int64_t out_bytes =
+      2 * 4 * s.rows + (s.splits > 1      ? 4 * group_positions * (s.rows + (40 - s.rows % 32) % 32)
+                        : shape.direct(p) ? 0
+                                          : segments * pitch * shape.element_bytes);
   const std::int64_t w_stages = s.splits == 1 && shape.row_tiles(s) == 1 && shape.groups == 1
                                     ? std::min<std::int64_t>(s.weight_stages, shape.weight_entries())
                                     : s.weight_stages;
   const std::int64_t out_at = ceil_div(s.stages * x_bytes + w_stages * shape.weight_bytes(s), 128) * 128;
   const std::int64_t barriers = s.stages + w_stages + (s.splits > 1 ? s.warpgroups : 0);
-  return out_at + ceil_div(s.warpgroups * out_bytes, 128) * 128 + 16 * barriers + std::int64_t{32} * s.warpgroups +
-         1024;
+  return out_at + ceil_div(s.warpgroups * out_bytes, 128) * 128 + 16 * barriers + 1024;
 }
 
 std::optional<std::string> refuse(const Problem& p, const Target& target) {
@@ -95,28 +109,32 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
   const auto add = [&](int positions, int warpgroups, int splits) {
     Schedule s{.positions = positions,
                .rows = rows,
-               .stages = 2,
+               .stages = shape.direct(p) && shape.planes == 1 && splits == 1 ? 3 : 2,
                .weight_stages = 4,
                .warpgroups = warpgroups,
                .splits = splits};
+    const auto fits = [&](const Schedule& one) { return shared_bytes(p, one) <= room; };
     if (splits == 1 && shape.row_tiles(s) == 1 && shape.groups == 1)
       s.weight_stages = static_cast<int>(std::min<std::int64_t>(shape.weight_entries(), 64));
     // All weights stay where they fit, else four slots of them, else fewer of both.
-    if (shared_bytes(p, s) > room) s.weight_stages = 4;
-    if (shared_bytes(p, s) > room) s.weight_stages = 2;
-    if (shared_bytes(p, s) > room) s.stages = 1;
-    if (shared_bytes(p, s) > room) return;
+    if (!fits(s)) s.weight_stages = 4;
+    if (!fits(s)) s.stages = 2;
+    if (!fits(s)) s.weight_stages = 2;
+    if (!fits(s)) s.stages = 1;
+    if (!fits(s)) return;
     // What is left holds more weights on their way.
     while (s.weight_stages < 8 && s.weight_stages < shape.weight_entries()) {
       Schedule more = s;
       ++more.weight_stages;
-      if (shared_bytes(p, more) > room) break;
+      if (!fits(more)) break;
       s = more;
     }
     all.push_back(s);
   };
-  if (rows <= 64 && shape.planes == 1) add(512, 2, 1);
-  add(256, 2, 1);
+  // Three terms have a second set of sums beside the accumulators. Where a window of 512 comes in two batches, it was a
+  // quarter slower than one of 256 under five taps and a little faster under three.
+  if (rows <= 64 && shape.planes == 1 && (shape.items(512) <= kItemsOfBatch || shape.taps <= 3)) add(512, 2, 1);
+  if (rows <= 64 || shape.planes == 1) add(256, 2, 1);
   add(128, 2, 1);
   add(64, 1, 1);
   // For calls of a few tiles. A shorter sum takes no longer than the exchange of its parts.
@@ -182,8 +200,9 @@ Launch launch(const Workload& workload, const Target& target, const Schedule& s)
           .cluster = s.splits};
 }
 
-// A tile is bound by the slowest of its producers, the matrix unit and its share of DRAM; a block alone on its SM also
-// waits for each. The constants were read off KernelBench 64, 74 and 79 with one of the three left out.
+// A tile is bound by the slowest of its producers, the matrix unit and L2, and its outputs come on top; of that and
+// memory much, but not all, is hidden behind the longer. The constants were fitted to 44 schedules of 16 layers on an
+// NVIDIA H200 (bench/results/h200_schedules.json), so that the fastest of each layer is predicted to be.
 double seconds(const Workload& workload, const Target& target, const Schedule& s) {
   const Problem& p = workload.problem;
   const Shape shape(p);
@@ -191,36 +210,39 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   const double clusters = static_cast<double>(launch(workload, target, s).blocks) / s.splits;
   const double rounds = std::ceil(static_cast<double>(tiles(workload, s)) / std::max(1.0, clusters));
   // Of the sum, what the block with the most chunks has.
-  const double share = static_cast<double>(ceil_div(shape.chunks, s.splits)) / static_cast<double>(shape.chunks);
+  const double chunks = static_cast<double>(ceil_div(shape.chunks, s.splits));
+  const double share = chunks / static_cast<double>(shape.chunks);
   const double product_cycles = std::max(32.0, 0.5 * s.rows);  // of 64 positions by 32 bytes of channels
-  // Three terms wait for every tap's sums to add them up, longer where half the rows at a time leave the registers for
-  // it.
-  const bool halved = (s.positions / 64 / s.warpgroups + 1) * s.rows / 2 > 160;
-  const double promote = shape.terms == 1 ? 1.0 : halved ? 1.6 : 1.4;
-  const double multiply =
-      s.positions / 64.0 * static_cast<double>(shape.taps * shape.steps) * product_cycles * shape.terms * promote;
-  constexpr double kLoads = 16;          // in flight of a producer thread
-  constexpr double kLoadLatency = 1500;  // of those, and their way into shared memory
-  const double loads = share * static_cast<double>(s.positions * shape.c_in) / (2 * 32.0 * kProducers * kLoads);
-  const double produce = std::ceil(loads) * kLoadLatency / std::min(s.stages, 2) * 2;
+  const double promote = shape.terms == 1 ? 1.0 : 1.4;         // three terms wait for every tap's sums to add them up
+  constexpr double kProducts = 1.11;                           // of the matrix unit's own time
+  const double multiply = kProducts * share * s.positions / 64.0 * static_cast<double>(shape.taps * shape.steps) *
+                          product_cycles * shape.terms * promote;
+  // A producer's items of a chunk, as the kernel counts them, and their batches: the first is on its way while a place
+  // is awaited, each further one is waited for.
+  constexpr double kItem = 208, kChunk = 430, kBatch = 4000;  // cycles
+  const double produce = chunks * (kChunk + kItem * static_cast<double>(shape.items(s.positions)) +
+                                   kBatch * static_cast<double>(ceil_div(shape.items(s.positions), kItemsOfBatch) - 1));
   // What a tile brings from L2, unless its weights stay where they are.
   const bool resident =
       s.splits == 1 && shape.row_tiles(s) == 1 && shape.groups == 1 && shape.weight_entries() <= s.weight_stages;
   const double weights = resident ? 0.0 : static_cast<double>(shape.weight_entries() * shape.weight_bytes(s));
   const double window = static_cast<double>(s.positions * shape.c_in) * shape.element_bytes;
-  constexpr double kOfL2 = 0.6;  // reached by blocks that all read the same weights
-  const double l2 = (weights + window) / (kOfL2 * target.l2_bytes_per_s.value / target.sms.value) * clock;
-  constexpr double kEpilogue = 4.0;  // cycles for each output of a thread
+  const double l2 = share * (weights + window) / (target.l2_bytes_per_s.value / target.sms.value) * clock;
+  constexpr double kOutput = 7.7;  // cycles for each of a thread
   const double outputs = static_cast<double>(s.positions) * s.rows / (128.0 * s.warpgroups);  // of a thread
   // Split, it writes its sums, waits for the other blocks, and reads as many of theirs.
-  constexpr double kExchange = 10000;  // read off the iSTFT of 863 frames on an NVIDIA H100
+  constexpr double kExchange = 11000;
   const double store =
-      s.splits == 1 ? kEpilogue * outputs * static_cast<double>(shape.gap) : 2 * kEpilogue * outputs + kExchange;
-  constexpr double kTile = 3000;
-  const double per_tile = std::max({share * multiply, produce, share * l2}) + store + kTile;
+      s.splits == 1 ? kOutput * outputs * static_cast<double>(shape.gap) : 2 * kOutput * outputs + kExchange;
+  const double blocks = rounds * (std::max({multiply, produce, l2}) + store) / clock;
+  // Short segments of y take DRAM longer.
+  constexpr double kSegment = 120;  // bytes
+  const double segment = shape.live <= s.rows ? static_cast<double>(s.positions / s.warpgroups * p.stride) : s.rows;
   const Work moved = work(workload);
-  const double memory = moved.bytes() / achievable_dram(target, moved.bytes_read, moved.bytes_written);
-  return std::max(rounds * per_tile / clock, memory) + target.launch_s.value;
+  const double memory = moved.bytes() / achievable_dram(target, moved.bytes_read, moved.bytes_written) *
+                        (1 + kSegment / (segment * shape.element_bytes));
+  constexpr double kNorm = 2.27;
+  return std::pow(std::pow(blocks, kNorm) + std::pow(memory, kNorm), 1 / kNorm) + target.launch_s.value;
 }
 
 }  // namespace
