@@ -1,0 +1,240 @@
+// Stands in for kernels/ptx.cuh where a kernel runs on the CPU (cuda_host_test.cpp): what its instructions do, by threads
+// of the host that share a block's memory. Asynchronous products run as late as the kernel lets them, bulk copies at once.
+#pragma once
+
+#include <array>
+#include <barrier>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#define __device__
+#define __host__
+#define __global__
+#define __shared__
+#define __forceinline__ inline
+#define __grid_constant__
+
+struct uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(8) float2 {
+  float x, y;
+};
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+inline float2 make_float2(float x, float y) { return {x, y}; }
+
+struct Index {
+  unsigned x;
+};
+inline thread_local Index threadIdx;
+inline Index blockIdx, blockDim, gridDim;
+
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+  const std::uint64_t both = static_cast<std::uint64_t>(b) << 32 | a;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) result |= static_cast<unsigned>(both >> (selector >> (4 * i) & 7) * 8 & 0xFF) << (8 * i);
+  return result;
+}
+inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
+  return static_cast<unsigned>((static_cast<std::uint64_t>(high) << 32 | low) << shift >> 32);
+}
+inline float __uint_as_float(unsigned bits) {
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+inline unsigned __float_as_uint(float value) {
+  unsigned bits;
+  std::memcpy(&bits, &value, 4);
+  return bits;
+}
+inline float __fmaf_rn(float a, float b, float c) { return a * b + c; }
+inline double __fma_rn(double a, double b, double c) { return a * b + c; }
+
+namespace tconv {
+
+inline constexpr int SHARED_MOST = 227 << 10;
+alignas(1024) inline char memory[SHARED_MOST];  // of the block that runs
+
+namespace host {
+
+// What the threads of a block meet at.
+struct Block {
+  explicit Block(int threads) : all(threads) {
+    for (int warp = 0; warp < threads / 32; ++warp) warps.push_back(std::make_unique<Warp>());
+    for (int group = 0; group < threads / 128; ++group) groups.push_back(std::make_unique<std::barrier<>>(128));
+    for (auto& one : named) one = std::make_unique<std::barrier<>>(128);
+  }
+  struct Warp {
+    std::barrier<> meet{32};
+    std::array<unsigned, 32> words{};
+  };
+  std::barrier<> all;
+  std::vector<std::unique_ptr<Warp>> warps;
+  std::vector<std::unique_ptr<std::barrier<>>> groups;
+  std::array<std::unique_ptr<std::barrier<>>, 4> named;
+  std::mutex mutex;  // of every mbarrier
+  std::condition_variable changed;
+};
+inline Block* block = nullptr;
+
+// What every lane gave.
+inline std::array<unsigned, 32> exchange(unsigned word) {
+  Block::Warp& warp = *block->warps[threadIdx.x / 32];
+  warp.words[threadIdx.x % 32] = word;
+  warp.meet.arrive_and_wait();
+  const std::array<unsigned, 32> words = warp.words;
+  warp.meet.arrive_and_wait();
+  return words;
+}
+
+[[noreturn]] inline void fail(const char* what) {
+  std::fputs(what, stderr);
+  std::fputc('\n', stderr);
+  std::abort();
+}
+
+struct Mbarrier {
+  std::uint16_t count, pending;
+  std::int32_t transactions : 31;  // bytes
+  std::uint32_t phase : 1;
+};
+static_assert(sizeof(Mbarrier) == 8);
+inline Mbarrier& mbarrier(unsigned address) { return *reinterpret_cast<Mbarrier*>(memory + address); }
+inline void settle(Mbarrier& barrier) {
+  if (barrier.pending != 0 || barrier.transactions != 0) return;
+  barrier.phase ^= 1;
+  barrier.pending = barrier.count;
+  block->changed.notify_all();
+}
+
+// Products of this thread that it has not waited for, by the groups they were committed in.
+inline thread_local std::vector<std::vector<std::function<void()>>> products{{}};
+
+}  // namespace host
+
+namespace ptx {
+
+enum class Operand { tf32, f16, bf16 };
+
+inline unsigned shared_address(const void* pointer) {
+  return static_cast<unsigned>(static_cast<const char*>(pointer) - memory);
+}
+
+// --- mbarrier -----------------------------------------------------------------------------------
+
+inline void mbarrier_init(unsigned barrier, unsigned arrivals) {
+  const auto count = static_cast<std::uint16_t>(arrivals);
+  host::mbarrier(barrier) = {count, count, 0, 0};
+}
+inline void mbarrier_init_fence() {}
+inline void mbarrier_change(unsigned barrier, int arrivals, int bytes) {
+  const std::lock_guard lock(host::block->mutex);
+  host::Mbarrier& one = host::mbarrier(barrier);
+  if (one.pending < arrivals) host::fail("more arrivals than the barrier counts");
+  one.pending = static_cast<std::uint16_t>(one.pending - arrivals);
+  one.transactions += bytes;
+  host::settle(one);
+}
+inline void mbarrier_arrive(unsigned barrier) { mbarrier_change(barrier, 1, 0); }
+inline void mbarrier_arrive_expect(unsigned barrier, unsigned bytes) {
+  mbarrier_change(barrier, 1, static_cast<int>(bytes));
+}
+inline void mbarrier_wait(unsigned barrier, unsigned parity) {
+  std::unique_lock lock(host::block->mutex);
+  host::block->changed.wait(lock, [&] { return host::mbarrier(barrier).phase != parity; });
+}
+
+// --- clusters: not here -------------------------------------------------------------------------
+
+inline unsigned cluster_rank() { host::fail("one block alone"); }
+inline void cluster_barrier() { host::fail("one block alone"); }
+inline unsigned of_block(unsigned, unsigned) { host::fail("one block alone"); }
+inline void mbarrier_arrive_of_block(unsigned) { host::fail("one block alone"); }
+inline void store_to_block(unsigned, float, float, unsigned) { host::fail("one block alone"); }
+inline void mbarrier_wait_for_blocks(unsigned, unsigned) { host::fail("one block alone"); }
+
+// --- copies, order ------------------------------------------------------------------------------
+
+inline void bulk_load(unsigned shared, const void* global, unsigned bytes, unsigned barrier) {
+  if (shared % 16 != 0 || reinterpret_cast<std::uintptr_t>(global) % 16 != 0 || bytes % 16 != 0)
+    host::fail("a bulk copy is of whole 16 bytes");
+  std::memcpy(memory + shared, global, bytes);
+  mbarrier_change(barrier, 0, -static_cast<int>(bytes));
+}
+inline void fence_async_shared() {}
+inline void barrier(int id, int threads) {
+  if (threads != 128) host::fail("barriers of a warpgroup alone");
+  host::block->named[static_cast<std::size_t>(id)]->arrive_and_wait();
+}
+inline void wgmma_fence() {}
+inline void wgmma_commit() { host::products.emplace_back(); }
+template <int PENDING>
+void wgmma_wait() {
+  auto& groups = host::products;
+  while (groups.size() > PENDING + 1) {
+    for (const auto& product : groups.front()) product();
+    groups.erase(groups.begin());
+  }
+  host::block->groups[threadIdx.x / 128]->arrive_and_wait();  // the warps' parts are one product
+}
+template <int BEFORE, int COUNT>
+void registers_change() {}
+
+inline unsigned uniform(unsigned value) {
+  for (const unsigned other : host::exchange(value)) {
+    if (other != value) host::fail("not uniform");
+  }
+  return value;
+}
+
+// --- shared and global memory -------------------------------------------------------------------
+
+inline void store_shared(unsigned address, unsigned a, unsigned b, unsigned c, unsigned d) {
+  if (address % 16 != 0) host::fail("a store of 16 bytes is aligned");
+  const unsigned words[] = {a, b, c, d};
+  std::memcpy(memory + address, words, 16);
+}
+template <class Value>
+void load_if(bool condition, const void* address, Value& value) {
+  if (condition) std::memcpy(&value, address, sizeof(value));
+}
+inline void store_if(bool condition, void* address, uint4 value) {
+  if (!condition) return;
+  if (reinterpret_cast<std::uintptr_t>(address) % 16 != 0) host::fail("a store of 16 bytes is aligned");
+  std::memcpy(address, &value, 16);
+}
+inline unsigned turned(unsigned word) {
+  const auto words = host::exchange(word);
+  const unsigned lane = threadIdx.x % 32, column = lane / 4;
+  unsigned result = 0;
+  for (unsigned e = 0; e < 2; ++e)
+    result |= (words[(lane % 4 * 2 + e) * 4 + column / 2] >> (column % 2 * 16) & 0xFFFF) << (16 * e);
+  return result;
+}
+
+inline int thread() { return static_cast<int>(threadIdx.x); }
+
+// To the nearest, ties to even.
+inline unsigned to_tf32(float value) {
+  const unsigned bits = __float_as_uint(value);
+  if ((bits & 0x7F800000) == 0x7F800000) return bits & 0xFFFFE000;
+  return (bits + 0xFFF + (bits >> 13 & 1)) & 0xFFFFE000;
+}
+
+}  // namespace ptx
+}  // namespace tconv
+
+inline void __syncthreads() { tconv::host::block->all.arrive_and_wait(); }
+inline void __syncwarp() { tconv::host::exchange(0); }
