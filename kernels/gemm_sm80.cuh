@@ -308,7 +308,7 @@ struct GemmSm80 {
         if (unit >= W_UNITS) break;
         const int step = unit / W_STEP_UNITS, rest = unit % W_STEP_UNITS;
         const bool present = (STEPS_ALL % STEPS == 0 || next.chunk * STEPS + step < STEPS_ALL) &&
-                             (FRAGMENTS % (ROWS / 16) == 0 || rest / FRAGMENT_UNITS < next.fragments);
+                             ((WHOLE && FRAGMENTS % (ROWS / 16) == 0) || rest / FRAGMENT_UNITS < next.fragments);
         copy_async<16>(to + unit * 16, next.from + (present ? step * (Layer::TAPS * TAP_UNITS) + rest : 0), present);
       }
       next.from += TAP_UNITS;
