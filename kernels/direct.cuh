@@ -288,7 +288,7 @@ template <class Layer>
 __device__ __forceinline__ void direct(const Call& call) {
   using Tile = DirectTile<Layer>;
   using Sum = typename Tile::Sum;
-  __shared__ alignas(16) Sum shared[Tile::ELEMENTS];
+  alignas(16) __shared__ Sum shared[Tile::ELEMENTS];
   constexpr long long first = Layer::PADDING / Layer::STRIDE;
   const long long positions = (call.out_length - 1 + Layer::PADDING) / Layer::STRIDE - first + 1;
   const long long position_tiles = (positions + Layer::POSITIONS - 1) / Layer::POSITIONS;

@@ -1,7 +1,9 @@
-// Stands in for kernels/ptx.cuh where a kernel runs on the CPU (cuda_host_test.cpp): what its instructions do, by threads
-// of the host that share a block's memory. Asynchronous products run as late as the kernel lets them, bulk copies at once.
+// Stands in for kernels/ptx.cuh where a kernel runs on the CPU (cuda_host_*_test.cpp): what its instructions do, by threads
+// of the host that share a block's memory. Asynchronous copies and products run as late as the kernel lets them, bulk
+// copies at once. HOST_MEMORY: what the kernel's dynamic shared memory is an array of, if it has any.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <barrier>
 #include <condition_variable>
@@ -17,7 +19,11 @@
 #define __device__
 #define __host__
 #define __global__
-#define __shared__
+#ifdef HOST_MEMORY
+#define __shared__  // extern, below
+#else
+#define __shared__ static  // of one block at a time
+#endif
 #define __forceinline__ inline
 #define __grid_constant__
 
@@ -61,24 +67,35 @@ inline unsigned __float_as_uint(float value) {
 }
 inline float __fmaf_rn(float a, float b, float c) { return a * b + c; }
 inline double __fma_rn(double a, double b, double c) { return a * b + c; }
+inline std::size_t __cvta_generic_to_shared(const void* pointer);
 
 namespace tconv {
 
 inline constexpr int SHARED_MOST = 227 << 10;
-alignas(1024) inline char memory[SHARED_MOST];  // of the block that runs
+#ifdef HOST_MEMORY
+alignas(1024) inline HOST_MEMORY memory[SHARED_MOST / sizeof(HOST_MEMORY)];  // of the block that runs
+#endif
 
 namespace host {
+
+// Where shared addresses count from: dynamic memory's start, or a place beside what is static.
+#ifdef HOST_MEMORY
+inline char* shared_bytes() { return reinterpret_cast<char*>(memory); }
+#else
+alignas(1024) inline char anchor[1024];
+inline char* shared_bytes() { return anchor; }
+#endif
 
 // What the threads of a block meet at.
 struct Block {
   explicit Block(int threads) : all(threads) {
     for (int warp = 0; warp < threads / 32; ++warp) warps.push_back(std::make_unique<Warp>());
-    for (int group = 0; group < threads / 128; ++group) groups.push_back(std::make_unique<std::barrier<>>(128));
+    for (int group = 0; group < (threads + 127) / 128; ++group) groups.push_back(std::make_unique<std::barrier<>>(128));
     for (auto& one : named) one = std::make_unique<std::barrier<>>(128);
   }
   struct Warp {
     std::barrier<> meet{32};
-    std::array<unsigned, 32> words{};
+    std::array<std::array<unsigned, 8>, 32> words{};
   };
   std::barrier<> all;
   std::vector<std::unique_ptr<Warp>> warps;
@@ -89,14 +106,16 @@ struct Block {
 };
 inline Block* block = nullptr;
 
-// What every lane gave.
-inline std::array<unsigned, 32> exchange(unsigned word) {
+// What every lane gave, up to eight words each.
+template <std::size_t WORDS>
+std::array<std::array<unsigned, WORDS>, 32> exchange(const std::array<unsigned, WORDS>& mine) {
   Block::Warp& warp = *block->warps[threadIdx.x / 32];
-  warp.words[threadIdx.x % 32] = word;
+  std::ranges::copy(mine, warp.words[threadIdx.x % 32].begin());
   warp.meet.arrive_and_wait();
-  const std::array<unsigned, 32> words = warp.words;
+  std::array<std::array<unsigned, WORDS>, 32> all;
+  for (std::size_t lane = 0; lane < 32; ++lane) std::copy_n(warp.words[lane].begin(), WORDS, all[lane].begin());
   warp.meet.arrive_and_wait();
-  return words;
+  return all;
 }
 
 [[noreturn]] inline void fail(const char* what) {
@@ -111,7 +130,7 @@ struct Mbarrier {
   std::uint32_t phase : 1;
 };
 static_assert(sizeof(Mbarrier) == 8);
-inline Mbarrier& mbarrier(unsigned address) { return *reinterpret_cast<Mbarrier*>(memory + address); }
+inline Mbarrier& mbarrier(unsigned address) { return *reinterpret_cast<Mbarrier*>(shared_bytes() + address); }
 inline void settle(Mbarrier& barrier) {
   if (barrier.pending != 0 || barrier.transactions != 0) return;
   barrier.phase ^= 1;
@@ -119,8 +138,15 @@ inline void settle(Mbarrier& barrier) {
   block->changed.notify_all();
 }
 
-// Products of this thread that it has not waited for, by the groups they were committed in.
-inline thread_local std::vector<std::vector<std::function<void()>>> products{{}};
+// What this thread started and has not waited for, by the groups it was committed in.
+using Started = std::vector<std::vector<std::function<void()>>>;
+inline thread_local Started products{{}}, copies{{}};
+inline void finish(Started& groups, std::size_t pending) {
+  while (groups.size() > pending + 1) {
+    for (const auto& one : groups.front()) one();
+    groups.erase(groups.begin());
+  }
+}
 
 }  // namespace host
 
@@ -128,9 +154,7 @@ namespace ptx {
 
 enum class Operand { tf32, f16, bf16 };
 
-inline unsigned shared_address(const void* pointer) {
-  return static_cast<unsigned>(static_cast<const char*>(pointer) - memory);
-}
+inline unsigned shared_address(const void* pointer) { return static_cast<unsigned>(__cvta_generic_to_shared(pointer)); }
 
 // --- mbarrier -----------------------------------------------------------------------------------
 
@@ -170,7 +194,7 @@ inline void mbarrier_wait_for_blocks(unsigned, unsigned) { host::fail("one block
 inline void bulk_load(unsigned shared, const void* global, unsigned bytes, unsigned barrier) {
   if (shared % 16 != 0 || reinterpret_cast<std::uintptr_t>(global) % 16 != 0 || bytes % 16 != 0)
     host::fail("a bulk copy is of whole 16 bytes");
-  std::memcpy(memory + shared, global, bytes);
+  std::memcpy(host::shared_bytes() + shared, global, bytes);
   mbarrier_change(barrier, 0, -static_cast<int>(bytes));
 }
 inline void fence_async_shared() {}
@@ -182,19 +206,15 @@ inline void wgmma_fence() {}
 inline void wgmma_commit() { host::products.emplace_back(); }
 template <int PENDING>
 void wgmma_wait() {
-  auto& groups = host::products;
-  while (groups.size() > PENDING + 1) {
-    for (const auto& product : groups.front()) product();
-    groups.erase(groups.begin());
-  }
+  host::finish(host::products, PENDING);
   host::block->groups[threadIdx.x / 128]->arrive_and_wait();  // the warps' parts are one product
 }
 template <int BEFORE, int COUNT>
 void registers_change() {}
 
 inline unsigned uniform(unsigned value) {
-  for (const unsigned other : host::exchange(value)) {
-    if (other != value) host::fail("not uniform");
+  for (const auto& other : host::exchange<1>({value})) {
+    if (other[0] != value) host::fail("not uniform");
   }
   return value;
 }
@@ -204,7 +224,7 @@ inline unsigned uniform(unsigned value) {
 inline void store_shared(unsigned address, unsigned a, unsigned b, unsigned c, unsigned d) {
   if (address % 16 != 0) host::fail("a store of 16 bytes is aligned");
   const unsigned words[] = {a, b, c, d};
-  std::memcpy(memory + address, words, 16);
+  std::memcpy(host::shared_bytes() + address, words, 16);
 }
 template <class Value>
 void load_if(bool condition, const void* address, Value& value) {
@@ -216,15 +236,20 @@ inline void store_if(bool condition, void* address, uint4 value) {
   std::memcpy(address, &value, 16);
 }
 inline unsigned turned(unsigned word) {
-  const auto words = host::exchange(word);
+  const auto words = host::exchange<1>({word});
   const unsigned lane = threadIdx.x % 32, column = lane / 4;
   unsigned result = 0;
   for (unsigned e = 0; e < 2; ++e)
-    result |= (words[(lane % 4 * 2 + e) * 4 + column / 2] >> (column % 2 * 16) & 0xFFFF) << (16 * e);
+    result |= (words[(lane % 4 * 2 + e) * 4 + column / 2][0] >> (column % 2 * 16) & 0xFFFF) << (16 * e);
   return result;
 }
 
 inline int thread() { return static_cast<int>(threadIdx.x); }
+inline unsigned block() { return blockIdx.x; }
+template <class Sum, int BLOCKS>
+Sum sum_of_blocks(unsigned) {
+  host::fail("one block alone");
+}
 
 // To the nearest, ties to even.
 inline unsigned to_tf32(float value) {
@@ -236,5 +261,8 @@ inline unsigned to_tf32(float value) {
 }  // namespace ptx
 }  // namespace tconv
 
+inline std::size_t __cvta_generic_to_shared(const void* pointer) {
+  return static_cast<std::size_t>(static_cast<const char*>(pointer) - tconv::host::shared_bytes());
+}
 inline void __syncthreads() { tconv::host::block->all.arrive_and_wait(); }
-inline void __syncwarp() { tconv::host::exchange(0); }
+inline void __syncwarp() { tconv::host::exchange<1>({0}); }

@@ -22,12 +22,12 @@ float element_of(unsigned long long descriptor, int row, int k) {
   address ^= (address >> 7 & (row_bytes / 16 - 1)) << 4;
   if constexpr (SIZE == 4) {
     unsigned bits;
-    std::memcpy(&bits, memory + address, 4);
+    std::memcpy(&bits, host::shared_bytes() + address, 4);
     if ((bits & 0x1FFF) != 0) host::fail("a TF32 operand was not rounded");
     return __uint_as_float(bits);
   } else {
     std::int16_t value;
-    std::memcpy(&value, memory + address, 2);
+    std::memcpy(&value, host::shared_bytes() + address, 2);
     return value;
   }
 }

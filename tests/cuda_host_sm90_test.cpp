@@ -1,0 +1,87 @@
+// gemm_sm90's kernel itself, run on the CPU thread by thread against plain sums of integers, exactly: CI has no GPU.
+// The headers are those of kernels/, with cuda_host/ in the place of the instructions. Not here: blocks that share a
+// tile, the conversions of 16-bit floats, and anything about time.
+#define HOST_MEMORY char
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "cuda_host_layers.hpp"
+// Behind it.
+#include "gemm_sm90.cuh"
+
+namespace tconv {
+namespace {
+
+using host::AsInteger;
+using host::LayerOf;
+
+template <int ROWS_, int TILES_, int CONSUMERS_, int X, int W>
+struct ScheduleOf {
+  static constexpr int ROWS = ROWS_, TILES = TILES_, CONSUMERS = CONSUMERS_, X_STAGES = X, W_STAGES = W, SPLITS = 1;
+};
+
+template <class Layer, class Schedule>
+void run_sizes(int length) {
+  using Kernel = GemmSm90<Layer, Schedule>;
+  static_assert(Kernel::SHARED_BYTES <= SHARED_MOST);
+  const auto as_stored = [](int value) { return Layer::Storage::round(static_cast<float>(value)); };
+  for (const host::Size& size : host::sizes(length)) {
+    host::Case<Layer, typename Layer::Storage::Element> one(size, as_stored);
+    one.pack(Kernel::PACKED_BYTES, Kernel::PACK_UNITS, Kernel::pack);
+    constexpr char kUnused = 0x7F;
+    std::ranges::fill(memory, kUnused);
+    one.run(2, Kernel::THREADS, Kernel::run);
+    EXPECT_TRUE(std::all_of(memory + Kernel::SHARED_BYTES, memory + SHARED_MOST, [](char c) { return c == kUnused; }));
+    one.check(as_stored);
+  }
+}
+
+// A phase a row; 16-bit samples are turned on their way out.
+TEST(GemmSm90OnTheHost, OnePhaseStagesItsOutputs) {
+  run_sizes<LayerOf<AsInteger, 64, 128, 3, 1, 1, 0, true>, ScheduleOf<128, 2, 2, 2, 3>>(306);
+  run_sizes<LayerOf<AsTf32, 32, 100, 3, 1, 1, 1, true>, ScheduleOf<128, 1, 2, 2, 2>>(300);
+  run_sizes<LayerOf<AsTf32, 32, 40, 5, 1, 3, 0, false>, ScheduleOf<40, 4, 2, 1, 5>>(600);
+  run_sizes<LayerOf<AsInteger, 24, 24, 3, 1, 1, 1, false>, ScheduleOf<24, 1, 1, 2, 3>>(150);
+}
+TEST(GemmSm90OnTheHost, DeadPhasesAreTheBias) {
+  run_sizes<LayerOf<AsInteger, 32, 64, 3, 2, 2, 1, true>, ScheduleOf<64, 2, 2, 2, 3>>(300);
+  run_sizes<LayerOf<AsTf32, 32, 64, 3, 2, 2, 1, true>, ScheduleOf<64, 1, 2, 2, 3>>(200);
+  run_sizes<LayerOf<AsTf32, 16, 10, 4, 6, 3, 2, true>, ScheduleOf<24, 1, 1, 2, 2>>(90);
+}
+TEST(GemmSm90OnTheHost, SeveralPhasesStageTheirs) {
+  run_sizes<LayerOf<AsInteger, 64, 64, 4, 2, 1, 1, true>, ScheduleOf<128, 1, 2, 2, 4>>(200);
+  run_sizes<LayerOf<AsInteger, 64, 20, 6, 3, 1, 1, true>, ScheduleOf<64, 1, 2, 2, 4>>(150);
+  run_sizes<LayerOf<AsTf32, 40, 24, 10, 5, 1, 2, true>, ScheduleOf<128, 1, 1, 2, 4>>(100);
+}
+TEST(GemmSm90OnTheHost, LongRunsLeaveFromRegisters) {
+  using Half = LayerOf<AsInteger, 128, 20, 16, 8, 1, 4, true>;
+  using HalfTile = ScheduleOf<128, 2, 2, 3, 4>;
+  static_assert(GemmSm90<Half, HalfTile>::DIRECT);
+  run_sizes<Half, HalfTile>(300);
+  using Single = LayerOf<AsTf32, 64, 33, 8, 4, 1, 2, false>;
+  using SingleTile = ScheduleOf<128, 1, 2, 3, 5>;
+  static_assert(GemmSm90<Single, SingleTile>::DIRECT);
+  run_sizes<Single, SingleTile>(180);
+}
+TEST(GemmSm90OnTheHost, ThreeTermsPromoteTheirSums) {
+  run_sizes<LayerOf<AsF32, 64, 70, 3, 1, 1, 1, true>, ScheduleOf<80, 1, 2, 2, 3>>(150);
+  run_sizes<LayerOf<AsF32, 48, 32, 3, 2, 2, 1, true>, ScheduleOf<32, 2, 2, 1, 2>>(200);
+}
+TEST(GemmSm90OnTheHost, ActivatesBothEnds) {
+  run_sizes<LayerOf<AsInteger, 64, 20, 16, 8, 1, 4, true, Activation::relu>, ScheduleOf<128, 1, 2, 3, 4>>(150);
+  run_sizes<LayerOf<AsTf32, 32, 64, 3, 2, 2, 1, true, Activation::relu>, ScheduleOf<64, 1, 2, 2, 3>>(150);
+}
+// A tile has some of a channel's phases.
+TEST(GemmSm90OnTheHost, MorePhasesThanRows) {
+  run_sizes<LayerOf<AsInteger, 64, 2, 300, 150, 1, 0, true>, ScheduleOf<128, 1, 1, 2, 4>>(70);
+  run_sizes<LayerOf<AsTf32, 72, 1, 128, 64, 1, 5, false>, ScheduleOf<48, 1, 2, 2, 3>>(40);
+}
+// More than registers hold at once: a window in two batches, and several short ones together.
+TEST(GemmSm90OnTheHost, WindowsInBatchesAndTogether) {
+  run_sizes<LayerOf<AsTf32, 32, 64, 3, 1, 1, 1, true>, ScheduleOf<64, 4, 2, 2, 3>>(600);
+  run_sizes<LayerOf<AsInteger, 448, 64, 3, 1, 1, 0, true>, ScheduleOf<64, 1, 1, 2, 8>>(70);
+}
+
+}  // namespace
+}  // namespace tconv
