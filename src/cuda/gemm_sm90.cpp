@@ -65,10 +65,11 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   const std::int64_t segments = whole ? channels / parts : group_positions;
   // Split, sums of each position in a pitch of 8 modulo 32 instead; and the bias of a channel a row at most, of two
   // tiles.
-  const std::int64_t out_bytes =
-      2 * 4 * s.rows + (s.splits > 1      ? 4 * group_positions * (s.rows + (40 - s.rows % 32) % 32)
-                        : shape.direct(p) ? 0
-                                          : segments * pitch * shape.element_bytes);
+  const std::int64_t rows = s.rows;
+  const std::int64_t staged = s.splits > 1      ? 4 * group_positions * (rows + (40 - rows % 32) % 32)
+                              : shape.direct(p) ? 0
+                                                : segments * pitch * shape.element_bytes;
+  const std::int64_t out_bytes = staged + 8 * rows;
   const std::int64_t w_stages = s.splits == 1 && shape.row_tiles(s) == 1 && shape.groups == 1
                                     ? std::min<std::int64_t>(s.weight_stages, shape.weight_entries())
                                     : s.weight_stages;
@@ -237,10 +238,11 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   const double blocks = rounds * (std::max({multiply, produce, l2}) + store) / clock;
   // Short segments of y take DRAM longer.
   constexpr double kSegment = 120;  // bytes
-  const double segment = shape.live <= s.rows ? static_cast<double>(s.positions / s.warpgroups * p.stride) : s.rows;
+  const std::int64_t group_positions = s.positions / s.warpgroups;
+  const std::int64_t segment = shape.live <= s.rows ? group_positions * p.stride : s.rows;
   const Work moved = work(workload);
   const double memory = moved.bytes() / achievable_dram(target, moved.bytes_read, moved.bytes_written) *
-                        (1 + kSegment / (segment * shape.element_bytes));
+                        (1 + kSegment / static_cast<double>(segment * shape.element_bytes));
   constexpr double kNorm = 2.27;
   return std::pow(std::pow(blocks, kNorm) + std::pow(memory, kNorm), 1 / kNorm) + target.launch_s.value;
 }
