@@ -577,10 +577,10 @@ struct GemmSm90 {
       const long long position = tile.position + group * GROUP_POSITIONS;
       const bool w_is_here = RESIDENT && index != first_tile();
       // On its way while the products run.
-      const int channel0 = (WHOLE ? tile.row_tile : tile.row_tile / PHASE_TILES) * TILE_CHANNELS;
+      const Corner corner = corner_of(tile);
       float bias = 0;
-      if (Layer::BIAS && thread < TILE_CHANNELS && channel0 + thread < Layer::C_OUT)
-        bias = Storage::load(static_cast<const Element*>(call.bias)[tile.group * Layer::C_OUT + channel0 + thread]);
+      if (Layer::BIAS && thread < TILE_CHANNELS && corner.channel + thread < Layer::C_OUT)
+        bias = Storage::load(static_cast<const Element*>(call.bias)[corner.of_all + thread]);
       // The last tile of an image may have few positions.
       const long long count = (end_position - position + 63) / 64;
       if (count > Schedule::TILES / 2)
@@ -590,12 +590,14 @@ struct GemmSm90 {
       else
         sum<0>(acc, ring, group, thread, w_is_here);
       if (count <= 0) continue;
+      // Each of these has a barrier of the group before it reads them.
+      if (Layer::BIAS && thread < TILE_CHANNELS) biases(group, turn)[thread] = bias;
       if constexpr (DIRECT) {
-        store_direct(acc, tile, group, thread, bias, turn);
+        store_direct(acc, tile, group, thread, turn);
       } else if constexpr (SPLITS == 1) {
-        store(acc, tile, group, thread, bias, turn);
+        store(acc, tile, group, thread, turn);
       } else {
-        store_share(acc, tile, group, thread, bias, turn);
+        store_share(acc, tile, group, thread, turn);
       }
       turn ^= 1;
     }
@@ -609,17 +611,36 @@ struct GemmSm90 {
   __device__ float* biases(int group, unsigned turn) const {
     return reinterpret_cast<float*>(shared_pointer(OUT_AT + group * OUT_BYTES + STAGED_BYTES)) + turn * ROWS;
   }
+
+  // A tile's first row: its channel of the group and of all groups, and its phase.
+  struct Corner {
+    int channel, phase;
+    long long of_all;
+  };
+  __device__ static Corner corner_of(const Tile& tile) {
+    const int channel = (WHOLE ? tile.row_tile : tile.row_tile / PHASE_TILES) * TILE_CHANNELS;
+    return {channel, WHOLE ? 0 : tile.row_tile % PHASE_TILES * TILE_PHASES,
+            static_cast<long long>(tile.group) * Layer::C_OUT + channel};
+  }
+  // What a row of the tile is: a channel and a phase from the corner on, or only padding.
+  struct Output {
+    int channel, phase;
+    bool real;
+  };
+  __device__ static Output output_of(const Corner& corner, int row) {
+    const int channel = WHOLE ? row / Layer::LIVE : 0, phase = WHOLE ? row % Layer::LIVE : row;
+    return {channel, phase,
+            (TILE_CHANNELS * TILE_PHASES == ROWS || row < TILE_CHANNELS * TILE_PHASES) &&
+                (Layer::C_OUT % TILE_CHANNELS == 0 || corner.channel + channel < Layer::C_OUT) &&
+                (Layer::LIVE % TILE_PHASES == 0 || corner.phase + phase < Layer::LIVE)};
+  }
+
   // Register j of wgmma's accumulator: row 8*(j/4) + 2*(lane%4) + j%2 of w, position 16*warp + 8*(j/2%2) + lane/4.
-  // `bias`: of channel `thread` of the tile.
-  __device__ void store(const Accumulators& acc, const Tile& tile, int group, int thread, float bias, unsigned turn) const {
+  __device__ void store(const Accumulators& acc, const Tile& tile, int group, int thread, unsigned turn) const {
     Element* const buffer = reinterpret_cast<Element*>(shared_pointer(OUT_AT + group * OUT_BYTES));
     const int warp = thread / 32, lane = thread % 32;
-    const int channel_tile = WHOLE ? tile.row_tile : tile.row_tile / PHASE_TILES;
-    const int channel0 = channel_tile * TILE_CHANNELS;
-    const int phase0 = WHOLE ? 0 : tile.row_tile % PHASE_TILES * TILE_PHASES;
-    const long long first_channel = static_cast<long long>(tile.group) * Layer::C_OUT + channel0;
-    Out segments{call, tile.image, first_channel, phase0, tile.position + group * GROUP_POSITIONS};
-    if (Layer::BIAS && thread < TILE_CHANNELS) biases(group, turn)[thread] = bias;
+    const Corner corner = corner_of(tile);
+    Out segments{call, tile.image, corner.of_all, corner.phase, tile.position + group * GROUP_POSITIONS};
     const int base = segments.first_shift();
     const int q0 = warp * 16 + lane / 4;
     // Of a lane and block of eight rows. Where channels begin anywhere among the rows it is read anew, so that what follows
@@ -651,21 +672,16 @@ struct GemmSm90 {
         Element* to[2];  // of position q0
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const int row = (part * BLOCKS + block) * 8 + row0 + e;
-          const int channel = WHOLE ? row / Layer::LIVE : 0, phase = WHOLE ? row % Layer::LIVE : row;
-          real[e] = (TILE_CHANNELS * TILE_PHASES == ROWS || row < TILE_CHANNELS * TILE_PHASES) &&
-                    (Layer::C_OUT % TILE_CHANNELS == 0 || channel0 + channel < Layer::C_OUT) &&
-                    (Layer::LIVE % TILE_PHASES == 0 || phase0 + phase < Layer::LIVE);
-          alpha[e] = real[e] ? alpha_after<Layer, float>(call.y_alpha, first_channel + channel) : 0.0f;
+          const Output row = output_of(corner, (part * BLOCKS + block) * 8 + row0 + e);
+          real[e] = row.real;
+          alpha[e] = row.real ? alpha_after<Layer, float>(call.y_alpha, corner.of_all + row.channel) : 0.0f;
           if (!AHEAD) b[block][e] = bias_of(block, e);
-          to[e] = buffer + shift(channel) + phase * Layer::GAP +
-                  (WHOLE ? (channel - part * PART_CHANNELS) * PITCH + q0 * Layer::STRIDE : q0 * PITCH);
+          to[e] = buffer + shift(row.channel) + row.phase * Layer::GAP +
+                  (WHOLE ? (row.channel - part * PART_CHANNELS) * PITCH + q0 * Layer::STRIDE : q0 * PITCH);
         }
         if constexpr (TURNED) {
           const int row = block * 8 + lane / 4;
-          const int channel = part * PART_CHANNELS + row;
-          real[0] = (TILE_CHANNELS == ROWS || channel < TILE_CHANNELS) &&
-                    (Layer::C_OUT % TILE_CHANNELS == 0 || channel0 + channel < Layer::C_OUT);
+          real[0] = output_of(corner, part * PART_CHANNELS + row).real;
           to[0] = buffer + shift(lane / 4) + row * PITCH + warp * 16 + row0;
         }
 #pragma unroll
@@ -682,13 +698,13 @@ struct GemmSm90 {
             const unsigned word = ptx::turned(Storage::round(y[0], y[1]));
             if (real[0]) *reinterpret_cast<unsigned*>(to[0] + at) = word;
           } else if constexpr (PAIRED && Layer::GAP == 1) {
-            if (real[0]) *reinterpret_cast<unsigned*>(to[0] + at) = Storage::round(y[0], y[1]);
+            if (real[0]) Storage::store(to[0] + at, y[0], y[1]);
           } else {
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
               if (!real[e]) continue;
               if constexpr (PAIRED) {
-                *reinterpret_cast<unsigned*>(to[e] + at) = Storage::round(y[e], dead[e]);
+                Storage::store(to[e] + at, y[e], dead[e]);
               } else {
                 to[e][at] = Storage::round(y[e]);
                 // Dead phases: the samples up to the next live one.
@@ -702,7 +718,7 @@ struct GemmSm90 {
       ptx::barrier(1 + group, 128);
       int count = SEGMENTS;
       if (WHOLE && Layer::C_OUT % TILE_CHANNELS != 0) {
-        const int rest = Layer::C_OUT - channel0 - part * PART_CHANNELS;
+        const int rest = Layer::C_OUT - corner.channel - part * PART_CHANNELS;
         count = rest < count ? rest : count;
       }
       segments.write(buffer, count, thread);
@@ -714,12 +730,11 @@ struct GemmSm90 {
   template <bool FAST>
   __device__ void store_rows(const Accumulators& acc, const Tile& tile, int group, int thread, unsigned turn) const {
     const int warp = thread / 32, lane = thread % 32;
-    const int channel0 = tile.row_tile * TILE_CHANNELS;
-    const long long first_channel = static_cast<long long>(tile.group) * Layer::C_OUT + channel0;
+    const Corner corner = corner_of(tile);
     const int row0 = lane % 4 * 2, q0 = warp * 16 + lane / 4;
     const long long time = (tile.position + group * GROUP_POSITIONS + q0) * Layer::STRIDE - Layer::PADDING;
     Element* const y =
-        static_cast<Element*>(call.y) + tile.image * call.y_stride_b + first_channel * call.y_stride_c + time;
+        static_cast<Element*>(call.y) + tile.image * call.y_stride_b + corner.of_all * call.y_stride_c + time;
     // Samples from here on are in y from `low` to `high`.
     constexpr int MOST = GROUP_POSITIONS * Layer::STRIDE;
     const int low = static_cast<int>(time < 0 ? -time : 0);
@@ -733,13 +748,12 @@ struct GemmSm90 {
       Element* to[2];
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        const int row = block * 8 + row0 + e, channel = row / Layer::LIVE;
-        phase[e] = row % Layer::LIVE;
-        real[e] = (TILE_CHANNELS * Layer::LIVE == ROWS || channel < TILE_CHANNELS) &&
-                  (Layer::C_OUT % TILE_CHANNELS == 0 || channel0 + channel < Layer::C_OUT);
-        b[e] = Layer::BIAS && real[e] ? biases(group, turn)[channel] : 0.0f;
-        alpha[e] = real[e] ? alpha_after<Layer, float>(call.y_alpha, first_channel + channel) : 0.0f;
-        to[e] = y + channel * call.y_stride_c + phase[e];
+        const Output row = output_of(corner, block * 8 + row0 + e);
+        phase[e] = row.phase;
+        real[e] = row.real;
+        b[e] = Layer::BIAS && row.real ? biases(group, turn)[row.channel] : 0.0f;
+        alpha[e] = row.real ? alpha_after<Layer, float>(call.y_alpha, corner.of_all + row.channel) : 0.0f;
+        to[e] = y + row.channel * call.y_stride_c + row.phase;
       }
 #pragma unroll
       for (int n = 0; n < 2 * Schedule::TILES; ++n) {
@@ -758,13 +772,8 @@ struct GemmSm90 {
       }
     }
   }
-  // `bias`: of channel `thread` of the tile.
-  __device__ void store_direct(const Accumulators& acc, const Tile& tile, int group, int thread, float bias,
-                               unsigned turn) const {
-    if (Layer::BIAS) {
-      if (thread < TILE_CHANNELS) biases(group, turn)[thread] = bias;
-      ptx::barrier(1 + group, 128);
-    }
+  __device__ void store_direct(const Accumulators& acc, const Tile& tile, int group, int thread, unsigned turn) const {
+    if (Layer::BIAS) ptx::barrier(1 + group, 128);
     const long long time = (tile.position + group * GROUP_POSITIONS) * Layer::STRIDE - Layer::PADDING;
     const bool all = time >= 0 && time + GROUP_POSITIONS * Layer::STRIDE <= call.out_length;
     const bool aligned = !PAIRS || (reinterpret_cast<unsigned long long>(call.y) % (2 * SIZE) == 0 &&
@@ -777,14 +786,12 @@ struct GemmSm90 {
 
   // Of a split tile: sends the other blocks of the cluster this one's sums over their shares of the positions, and stores the
   // sums of all over its own share, added in the order of the blocks.
-  __device__ void store_share(const Accumulators& acc, const Tile& tile, int group, int thread, float bias,
-                              unsigned parity) const {
+  __device__ void store_share(const Accumulators& acc, const Tile& tile, int group, int thread, unsigned turn) const {
     constexpr int SHARE = GROUP_POSITIONS / SPLITS;
     const int warp = thread / 32, lane = thread % 32;
     const unsigned sums = shared + OUT_AT + group * OUT_BYTES;  // [block][position of the share][row]
     if (thread == 0) ptx::mbarrier_arrive_expect(sums_full(group), GROUP_POSITIONS * ROWS * 4);
-    ptx::mbarrier_wait(sums_empty(group), parity ^ 1);  // every block has read those of the tile before, and its bias
-    if (Layer::BIAS && thread < TILE_CHANNELS) biases(group, 0)[thread] = bias;
+    ptx::mbarrier_wait(sums_empty(group), turn ^ 1);  // every block has read those of the tile before
 #pragma unroll
     for (int t = 0; t < Schedule::TILES; ++t) {
 #pragma unroll
@@ -797,20 +804,18 @@ struct GemmSm90 {
           ptx::store_to_block(to + j / 4 * 32, acc[t][j], acc[t][j + 1], full);
       }
     }
-    const int channel0 = (WHOLE ? tile.row_tile : tile.row_tile / PHASE_TILES) * TILE_CHANNELS;
-    const int phase0 = WHOLE ? 0 : tile.row_tile % PHASE_TILES * TILE_PHASES;
-    const long long first_channel = static_cast<long long>(tile.group) * Layer::C_OUT + channel0;
+    const Corner corner = corner_of(tile);
     ptx::barrier(1 + group, 128);
-    ptx::mbarrier_wait_for_blocks(sums_full(group), parity);
+    ptx::mbarrier_wait_for_blocks(sums_full(group), turn);
 
     constexpr int SAMPLES = TILE_PHASES * Layer::GAP;  // of a position and channel
     constexpr int COUNT = TILE_CHANNELS * SHARE * SAMPLES;
     const int q0 = split() * SHARE;
     const float* const all = reinterpret_cast<const float*>(shared_pointer(OUT_AT + group * OUT_BYTES));
     const long long t0 =
-        (tile.position + group * GROUP_POSITIONS) * Layer::STRIDE + phase0 * Layer::GAP - Layer::PADDING;
+        (tile.position + group * GROUP_POSITIONS) * Layer::STRIDE + corner.phase * Layer::GAP - Layer::PADDING;
     const long long positions = end_position - tile.position - group * GROUP_POSITIONS;  // of an image
-    Element* const y = static_cast<Element*>(call.y) + tile.image * call.y_stride_b + first_channel * call.y_stride_c + t0;
+    Element* const y = static_cast<Element*>(call.y) + tile.image * call.y_stride_b + corner.of_all * call.y_stride_c + t0;
     // Neighbours take samples that are neighbours in y.
 #pragma unroll 4
     for (int e = thread; e < COUNT; e += 128) {
@@ -819,7 +824,7 @@ struct GemmSm90 {
       const int position = q0 + q - image * image_rows;
       const long long time = static_cast<long long>(position) * Layer::STRIDE + sample;
       if (image >= images || tile.image + image >= call.batch || position >= positions || t0 + time < 0 ||
-          t0 + time >= call.out_length || channel0 + channel >= Layer::C_OUT || phase0 + sample / Layer::GAP >= Layer::LIVE)
+          t0 + time >= call.out_length || corner.channel + channel >= Layer::C_OUT || corner.phase + sample / Layer::GAP >= Layer::LIVE)
         continue;
       float sum = 0;
       if (sample % Layer::GAP == 0) {  // a dead phase has none
@@ -827,9 +832,9 @@ struct GemmSm90 {
 #pragma unroll
         for (int block = 0; block < SPLITS; ++block) sum += row[block * SHARE * SUMS_PITCH];
       }
-      const float b = Layer::BIAS ? biases(group, 0)[channel] : 0.0f;
+      const float b = Layer::BIAS ? biases(group, turn)[channel] : 0.0f;
       y[image * call.y_stride_b + channel * call.y_stride_c + time] =
-          Storage::round(after<Layer>(sum + b, alpha_after<Layer, float>(call.y_alpha, first_channel + channel)));
+          Storage::round(after<Layer>(sum + b, alpha_after<Layer, float>(call.y_alpha, corner.of_all + channel)));
     }
     __syncwarp();
     if (lane < SPLITS) ptx::mbarrier_arrive_of_block(ptx::of_block(sums_empty(group), lane));
@@ -842,11 +847,10 @@ struct GemmSm90 {
 
   // --- the block --------------------------------------------------------------------------------
 
-  template <int VALUE>
-  struct Constant {
-    static constexpr int value = VALUE;
-  };
-
+  template <int COUNT>
+  __device__ static void take_registers() {
+    if constexpr (MOVE_REGISTERS) ptx::registers_change<65536 / THREADS, COUNT>();
+  }
 
   __device__ static void run(const Call& call) {
     extern __shared__ char memory[];
@@ -873,20 +877,17 @@ struct GemmSm90 {
     else
       ptx::cluster_barrier();  // nobody arrives at a barrier that is not there yet
     const int warp = static_cast<int>(ptx::uniform(threadIdx.x / 32));
-    const auto take = [](auto registers) {
-      if constexpr (MOVE_REGISTERS) ptx::registers_change<65536 / THREADS, decltype(registers)::value>();
-    };
     if (warp < 4 * CONSUMERS) {
-      take(Constant<CONSUMER_REGISTERS>{});
+      take_registers<CONSUMER_REGISTERS>();
       kernel.consume(warp / 4, threadIdx.x % 128);
     } else if (warp < 4 * CONSUMERS + PRODUCERS) {
-      take(Constant<PRODUCER_REGISTERS>{});
+      take_registers<PRODUCER_REGISTERS>();
       if (MERGES || !kernel.pairs())
         kernel.template produce_x<1>(warp - 4 * CONSUMERS, threadIdx.x % 32);
       else
         kernel.template produce_x<MERGES ? 1 : 2>(warp - 4 * CONSUMERS, threadIdx.x % 32);
     } else {
-      take(Constant<LAST_REGISTERS>{});
+      take_registers<LAST_REGISTERS>();
       if (threadIdx.x == 128 * (CONSUMERS + 1)) kernel.produce_w();
     }
   }

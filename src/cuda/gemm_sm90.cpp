@@ -40,7 +40,7 @@ struct Shape : Gemm {
   }
 };
 
-constexpr std::int64_t kItemsOfBatch = 10;
+constexpr std::int64_t kItemsOfBatch = 10;  // what the kernel's Items lets the registers hold, of 16-byte pairs
 
 // Of the consumers, and a group each that brings x and w.
 int threads(const Schedule& s) { return 128 * (s.warpgroups + 2); }
