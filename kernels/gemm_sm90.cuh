@@ -10,8 +10,10 @@
 //
 // Layer:    C_IN, C_OUT (of one group), GROUPS, K, STRIDE, PADDING, GAP, LIVE, STEP, TAPS, JUMP, BIAS, Storage, and its
 //           activations (activation.cuh). Tap number t of every phase reads x[position - t * JUMP]; see src/cuda/layer.hpp.
-// Schedule: ROWS (wgmma's N, rows of a tile), TILES (64 positions each, of one consumer group), CONSUMERS, X_STAGES,
-//           W_STAGES, SPLITS: blocks of a cluster that share a tile, each the sum over some of the chunks.
+// Schedule: ROWS (of a tile), TILES (64 positions each, of one consumer group), CONSUMERS, X_STAGES, W_STAGES, SPLITS: blocks
+//           of a cluster that share a tile, each the sum over some of the chunks. BY_ROWS: which operand is wgmma's first, of
+//           which it takes 64 rows: w, and a warp has 16 rows at all positions of its group; or x, and it has all ROWS at 16
+//           positions.
 #pragma once
 
 #include "activation.cuh"
@@ -41,8 +43,12 @@ struct GemmSm90 {
 
   static constexpr int CONSUMERS = Schedule::CONSUMERS;
   static constexpr int SPLITS = Schedule::SPLITS;
+  static constexpr bool BY_ROWS = Schedule::BY_ROWS;
+  static constexpr int SLICES = BY_ROWS ? Schedule::ROWS / 64 : 1;  // of a tile's rows, a group each
   static constexpr int GROUP_POSITIONS = 64 * Schedule::TILES;
-  static constexpr int POSITIONS = GROUP_POSITIONS * CONSUMERS;
+  static constexpr int POSITIONS = GROUP_POSITIONS * CONSUMERS / SLICES;
+  static_assert(!BY_ROWS || (Schedule::ROWS % 64 == 0 && CONSUMERS % SLICES == 0 && SPLITS == 1));
+  static_assert(!BY_ROWS || Layer::STRIDE == 1, "neighbouring positions are neighbours in y");
   static constexpr int SPAN = (Layer::TAPS - 1) * Layer::JUMP;  // positions before the tile that it reads
   // The window starts at an even position, so that two samples are one load where x allows it.
   static constexpr int LEAD = SPAN + (Layer::PADDING / Layer::STRIDE + SPAN) % 2;
@@ -87,10 +93,14 @@ struct GemmSm90 {
   static constexpr bool PAIRS = Layer::LIVE % 2 == 0 && Layer::PADDING % 2 == 0;
   static constexpr int RUN = Layer::GAP == 1 && 8 % Layer::LIVE == 0 ? 8 * Layer::LIVE * SIZE : 0;
   static constexpr bool DIRECT =
-      SPLITS == 1 && ((PAIRS && RUN >= 128) || (PLANES == 2 && Layer::LIVE == 1 && Layer::GAP == 1));
+      SPLITS == 1 && !BY_ROWS && ((PAIRS && RUN >= 128) || (PLANES == 2 && Layer::LIVE == 1 && Layer::GAP == 1));
   static_assert(!DIRECT || WHOLE, "a channel's live phases are at most eight");
-  static constexpr int STAGED_BYTES =
-      SPLITS > 1 ? GROUP_POSITIONS * SUMS_PITCH * 4 : DIRECT ? 0 : SEGMENTS * PITCH * SIZE;
+  // By rows, a warp stages 512 bytes of eight rows at a time.
+  static constexpr int PART_POSITIONS = 512 / SIZE, PART_PITCH = PART_POSITIONS + 8;
+  static constexpr int STAGED_BYTES = SPLITS > 1 ? GROUP_POSITIONS * SUMS_PITCH * 4
+                                      : BY_ROWS  ? 4 * 8 * PART_PITCH * SIZE
+                                      : DIRECT   ? 0
+                                                 : SEGMENTS * PITCH * SIZE;
   static constexpr int OUT_BYTES = STAGED_BYTES + 2 * ROWS * 4;  // and behind it the bias of two tiles' channels
   static constexpr bool MERGES = SPLITS > 1 && POSITIONS == 64;
   static_assert(GROUP_POSITIONS % SPLITS == 0 && SPLITS <= CHUNKS, "every block has chunks to sum and positions to store");
@@ -123,7 +133,7 @@ struct GemmSm90 {
 
   static_assert(ROWS % 8 == 0 && W_PLANE % 256 == 0, "a swizzle repeats every 8 rows");
   static_assert(W_PLANE % 1024 == 0 || ROW_BYTES < 128, "a 128-byte swizzle repeats every 1024 bytes");
-  static_assert(Schedule::TILES * ROWS <= 256, "accumulators: half as many registers a thread");
+  static_assert(Schedule::TILES * (BY_ROWS ? 64 : ROWS) <= 256, "accumulators: half as many registers a thread");
 
   unsigned shared;  // aligned to 1024 bytes
   const Call& call;
@@ -462,12 +472,15 @@ struct GemmSm90 {
 
   // --- consumers --------------------------------------------------------------------------------
 
-  using Accumulators = float[Schedule::TILES][ROWS / 2];
+  // By rows, of 128 positions each: an instruction of 256 would need more registers than the launch gives a thread.
+  static constexpr int BLOCK_POSITIONS = BY_ROWS ? 128 : 64, BLOCK_COLUMNS = BY_ROWS ? 128 : ROWS;
+  static_assert(GROUP_POSITIONS % BLOCK_POSITIONS == 0);
+  using Accumulators = float[GROUP_POSITIONS / BLOCK_POSITIONS][BLOCK_COLUMNS / 2];
 
   // The matrix unit cuts its sums off instead of rounding them, so in three terms it sums one (chunk, tap) at a time, and
   // those sums are added up in f32, in registers beside the accumulators.
   static constexpr bool PROMOTE = Storage::TERMS == 3;
-  static_assert(!PROMOTE || (Schedule::TILES + 1) * ROWS / 2 <= 128);
+  static_assert(!PROMOTE || (!BY_ROWS && (Schedule::TILES + 1) * ROWS / 2 <= 128));
 
   template <int COUNT, int STEPS_NOW>
   __device__ static void multiply_and_promote(Accumulators& acc, unsigned x, unsigned w) {
@@ -492,18 +505,20 @@ struct GemmSm90 {
     }
   }
 
-  // One (chunk, tap): STEPS_NOW products for each of COUNT tiles; the operands' addresses over 16.
+  // One (chunk, tap): STEPS_NOW products for each of COUNT blocks; the operands' addresses over 16.
   template <int COUNT, int STEPS_NOW>
   __device__ static void multiply(Accumulators& acc, unsigned x, unsigned w, bool& first) {
     if constexpr (PROMOTE) return multiply_and_promote<COUNT, STEPS_NOW>(acc, x, w);
-    using Instruction = ptx::Wgmma<Storage::OPERAND, ROWS>;
+    using Instruction = ptx::Wgmma<Storage::OPERAND, BLOCK_COLUMNS>;
     ptx::wgmma_fence();
 #pragma unroll
     for (int t = 0; t < COUNT; ++t) {
 #pragma unroll
-      for (int s = 0; s < STEPS_NOW; ++s)
-        Instruction::issue(acc[t], ptx::matrix_descriptor<ROW_BYTES>(x + t * 64 * ROW_BYTES / 16 + s * 2),
-                           ptx::matrix_descriptor<ROW_BYTES>(w + s * 2), !(first && s == 0));
+      for (int s = 0; s < STEPS_NOW; ++s) {
+        const auto of_x = ptx::matrix_descriptor<ROW_BYTES>(x + t * BLOCK_POSITIONS * ROW_BYTES / 16 + s * 2);
+        const auto of_w = ptx::matrix_descriptor<ROW_BYTES>(w + s * 2);
+        Instruction::issue(acc[t], BY_ROWS ? of_w : of_x, BY_ROWS ? of_x : of_w, !(first && s == 0));
+      }
     }
     ptx::wgmma_commit();
     first = false;
@@ -513,7 +528,7 @@ struct GemmSm90 {
     Ring x, w;
   };
 
-  // The sums of the first COUNT of a group's 64-position tiles. Without any, thread 0 gives the slots back unread; the others
+  // The sums of the first COUNT of a group's blocks of positions. Without any, thread 0 gives the slots back unread; the others
   // wait for it behind the loop, as a thread two phases behind a barrier would not see it move.
   template <int COUNT>
   __device__ void sum(Accumulators& acc, Rings& ring, int group, int thread, bool w_is_here) const {
@@ -535,7 +550,8 @@ struct GemmSm90 {
     };
     for (int chunk = first_chunk(); chunk < end_chunk(); ++chunk) {
       if (COUNT > 0 || thread == 0) ptx::mbarrier_wait(x_full(ring.x.slot), ring.x.parity);
-      const unsigned x = shared + X_AT + ring.x.slot * X_BYTES + group * GROUP_POSITIONS * ROW_BYTES;
+      const unsigned x = shared + X_AT + ring.x.slot * X_BYTES + group / SLICES * (GROUP_POSITIONS * ROW_BYTES);
+      const unsigned slice = shared + W_AT + group % SLICES * (64 * ROW_BYTES);
 #pragma unroll 1
       for (int tap = 0; tap < Layer::TAPS; ++tap) {
         if (!w_is_here && (COUNT > 0 || RESIDENT || thread == 0)) ptx::mbarrier_wait(w_full(ring.w.slot), ring.w.parity);
@@ -544,7 +560,7 @@ struct GemmSm90 {
         if constexpr (COUNT > 0) {
           // Multiples of 16 below 2^18, and above that the block's place in its cluster.
           const unsigned both = ptx::uniform(((x + (LEAD - tap * Layer::JUMP) * ROW_BYTES) / 16 & 0x3FFF) |
-                                             (shared + W_AT + ring.w.slot * W_BYTES) / 16 << 16);
+                                             (slice + ring.w.slot * W_BYTES) / 16 << 16);
           const unsigned x_tap = both & 0xFFFF, w = both >> 16;
           if (LAST_STEPS == STEPS || chunk < CHUNKS - 1)
             multiply<COUNT, STEPS>(acc, x_tap, w, first);
@@ -570,29 +586,40 @@ struct GemmSm90 {
 
   __device__ void consume(int group, int thread) const {
     Rings ring;
-    Accumulators acc;
     unsigned turn = 0;  // of the tiles that this group stores
     for (long long index = first_tile(); index < tiles; index += tile_step()) {
       const Tile tile = tile_at(index);
-      const long long position = tile.position + group * GROUP_POSITIONS;
+      const long long position = tile.position + group / SLICES * GROUP_POSITIONS;
       const bool w_is_here = RESIDENT && index != first_tile();
+      Accumulators acc;  // of no value from one tile to the next
       // On its way while the products run.
       const Corner corner = corner_of(tile);
-      float bias = 0;
-      if (Layer::BIAS && thread < TILE_CHANNELS && corner.channel + thread < Layer::C_OUT)
-        bias = Storage::load(static_cast<const Element*>(call.bias)[corner.of_all + thread]);
+      const auto bias_of = [&](int channel) {
+        return Layer::BIAS && corner.channel + channel < Layer::C_OUT
+                   ? Storage::load(static_cast<const Element*>(call.bias)[corner.of_all + channel])
+                   : 0.0f;
+      };
+      float bias = 0, of_rows[2] = {};
+      if constexpr (BY_ROWS) {
+        for (int half = 0; half < 2; ++half) of_rows[half] = bias_of(row_of(group, thread, half));
+      } else if (thread < TILE_CHANNELS) {
+        bias = bias_of(thread);
+      }
       // The last tile of an image may have few positions.
-      const long long count = (end_position - position + 63) / 64;
-      if (count > Schedule::TILES / 2)
-        sum<Schedule::TILES>(acc, ring, group, thread, w_is_here);
-      else if (Schedule::TILES > 1 && count > 0)
-        sum<(Schedule::TILES + 1) / 2>(acc, ring, group, thread, w_is_here);
+      constexpr int BLOCKS = GROUP_POSITIONS / BLOCK_POSITIONS;
+      const long long count = (end_position - position + BLOCK_POSITIONS - 1) / BLOCK_POSITIONS;
+      if (count > BLOCKS / 2)
+        sum<BLOCKS>(acc, ring, group, thread, w_is_here);
+      else if (BLOCKS > 1 && count > 0)
+        sum<(BLOCKS + 1) / 2>(acc, ring, group, thread, w_is_here);
       else
         sum<0>(acc, ring, group, thread, w_is_here);
       if (count <= 0) continue;
       // Each of these has a barrier of the group before it reads them.
-      if (Layer::BIAS && thread < TILE_CHANNELS) biases(group, turn)[thread] = bias;
-      if constexpr (DIRECT) {
+      if (Layer::BIAS && !BY_ROWS && thread < TILE_CHANNELS) biases(group, turn)[thread] = bias;
+      if constexpr (BY_ROWS) {
+        store_by_rows(acc, tile, group, thread, of_rows);
+      } else if constexpr (DIRECT) {
         store_direct(acc, tile, group, thread, turn);
       } else if constexpr (SPLITS == 1) {
         store(acc, tile, group, thread, turn);
@@ -724,6 +751,146 @@ struct GemmSm90 {
       segments.write(buffer, count, thread);
       if (WHOLE) segments.channel += PART_CHANNELS;
     }
+  }
+
+  // By rows. Register j of the accumulator: row 16*warp + 8*(j/2%2) + lane/4 of the group's, position 8*(j/4) + 2*(lane%4) + j%2.
+  __device__ static int row_of(int group, int thread, int half) {
+    return group % SLICES * 64 + thread / 32 * 16 + half * 8 + thread % 32 / 4;
+  }
+
+  // Sixteen bytes of shared memory, or, where ODD and `odd`, from one sample further on.
+  template <bool ODD>
+  __device__ static uint4 granule(const Element* from, bool odd) {
+    unsigned word[5];
+    ptx::load_shared(ptx::shared_address(from), word[0], word[1], word[2], word[3]);
+    if constexpr (ODD) {
+      const Element next = odd ? from[UNIT] : Element{};
+      if constexpr (SIZE == 4)
+        word[4] = __float_as_uint(next);
+      else
+        word[4] = next;
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        word[i] = SIZE == 2 ? __funnelshift_r(word[i], word[i + 1], odd ? 16 : 0) : odd ? word[i + 1] : word[i];
+    }
+    return make_uint4(word[0], word[1], word[2], word[3]);
+  }
+
+  // A warp's rows to y, by itself: eight rows and a part of the positions at a time go through its own shared memory, each row as
+  // far past 16 bytes as it starts in y, or one sample further where that is odd, for they are laid in pairs. So they leave in
+  // 16-byte stores. What a part has behind its last 16 bytes becomes the beginning of the next. INSIDE: all samples of the
+  // group's positions are in y. ODD: whether such rows exist.
+  template <bool INSIDE, bool ODD>
+  __device__ void store_warp(const Accumulators& acc, const Tile& tile, int group, int thread, const float (&bias)[2]) const {
+    constexpr int ROW_PARTS = GROUP_POSITIONS < PART_POSITIONS ? 1 : GROUP_POSITIONS / PART_POSITIONS;
+    constexpr int OF_PART = GROUP_POSITIONS / ROW_PARTS;
+    static_assert(PART_POSITIONS == 32 * UNIT, "a lane has 16 bytes of a row");
+    const int warp = thread / 32, lane = thread % 32, mine = lane / 4;  // of eight rows, to lay, and whose ends to store
+    const Corner corner = corner_of(tile);
+    const long long time = tile.position + group / SLICES * GROUP_POSITIONS - Layer::PADDING;
+    Element* const buffer =
+        reinterpret_cast<Element*>(shared_pointer(OUT_AT + group * OUT_BYTES)) + warp * (8 * PART_PITCH);
+    const auto shift_of = [](const Element* address) { return Out::misalignment(address); };
+    const auto is_odd = [](int shift) { return ODD && shift % 2 != 0; };
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row0 = row_of(group, thread, half) - mine;
+      const int there = Layer::C_OUT % ROWS == 0 ? 8 : Layer::C_OUT - corner.channel - row0;
+      Element* const y0 = static_cast<Element*>(call.y) + tile.image * call.y_stride_b +
+                          (corner.of_all + row0) * call.y_stride_c + time;
+      Element* const y_mine = y0 + mine * call.y_stride_c;
+      const int shift = shift_of(y_mine);
+      Element* const row_mine = buffer + mine * PART_PITCH + shift + is_odd(shift);
+      const unsigned to = ptx::shared_address(row_mine + lane % 4 * 2);
+      const float alpha = mine < there ? alpha_after<Layer, float>(call.y_alpha, corner.of_all + row0 + mine) : 0.0f;
+#pragma unroll
+      for (int part = 0; part < ROW_PARTS; ++part) {
+        __syncwarp();
+        if (INSIDE && part > 0) {
+          if (lane < 8) {
+            uint4* const row = reinterpret_cast<uint4*>(buffer + lane * PART_PITCH);
+            row[0] = row[32];
+          }
+          __syncwarp();
+        }
+        // Eight words are made before the first is stored, or each would wait for a register of the one before it.
+        constexpr int TOGETHER = 16 / SIZE;  // blocks of eight positions
+#pragma unroll
+        for (int block0 = 0; block0 < OF_PART / 8; block0 += TOGETHER) {
+          unsigned words[8];
+#pragma unroll
+          for (int i = 0; i < TOGETHER; ++i) {
+            const int column = part * OF_PART + (block0 + i) * 8, j = column % BLOCK_COLUMNS / 2 + half * 2;
+            const float first = after<Layer>(acc[column / BLOCK_COLUMNS][j] + bias[half], alpha);
+            const float second = after<Layer>(acc[column / BLOCK_COLUMNS][j + 1] + bias[half], alpha);
+            if constexpr (SIZE == 4)
+              words[2 * i] = __float_as_uint(first), words[2 * i + 1] = __float_as_uint(second);
+            else
+              words[i] = Storage::round(first, second);
+          }
+          ptx::together(words);
+#pragma unroll
+          for (int i = 0; i < TOGETHER; ++i) {
+            const unsigned at = to + (block0 + i) * (8 * SIZE);
+            if constexpr (SIZE == 4)
+              ptx::store_shared(at, words[2 * i], words[2 * i + 1]);
+            else
+              ptx::store_shared(at, words[i]);
+          }
+        }
+        __syncwarp();
+        Element* const y = y0 + part * OF_PART;
+        if constexpr (!INSIDE) {
+          const long long low = -time - part * OF_PART, high = low + call.out_length;
+          for (int row = 0; row < 8 && row < there; ++row) {
+            Element* const of_row = y + row * call.y_stride_c;
+            const Element* const from = buffer + row * PART_PITCH + shift_of(of_row) + is_odd(shift_of(of_row));
+            for (int i = lane; i < OF_PART; i += 32) {
+              if (i >= low && i < high) of_row[i] = from[i];
+            }
+          }
+        } else {
+#pragma unroll
+          for (int rows = 0; rows < 8; rows += 4) {
+            uint4 held[4];
+            Element* of_row[4];
+            bool stores[4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+              const int row = rows + i;
+              of_row[i] = y + row * call.y_stride_c;
+              const int s = shift_of(of_row[i]);
+              stores[i] = row < there && (OF_PART == PART_POSITIONS || lane < OF_PART / UNIT) && (part > 0 || lane > 0 || s == 0);
+              of_row[i] += lane * UNIT - s;
+              held[i] = granule<ODD>(buffer + row * PART_PITCH + lane * UNIT, is_odd(s));
+            }
+#pragma unroll
+            for (int i = 0; i < 4; ++i) ptx::store_if(stores[i], of_row[i], held[i]);
+          }
+          // Before the first 16 bytes of the group's positions, and behind the last.
+          if (mine >= there) continue;
+#pragma unroll
+          for (int i = 0; i < UNIT; i += 4) {
+            const int at = i + lane % 4;
+            if (part == 0 && shift != 0 && at >= shift) y_mine[at - shift] = row_mine[at - shift];
+            if (part == ROW_PARTS - 1 && at < shift)
+              y_mine[GROUP_POSITIONS - shift + at] = row_mine[OF_PART - shift + at];
+          }
+        }
+      }
+    }
+  }
+  __device__ void store_by_rows(const Accumulators& acc, const Tile& tile, int group, int thread,
+                                const float (&bias)[2]) const {
+    const long long time = tile.position + group / SLICES * GROUP_POSITIONS - Layer::PADDING;
+    const bool even = reinterpret_cast<unsigned long long>(static_cast<const Element*>(call.y) + time) % (2 * SIZE) == 0 &&
+                      (call.y_stride_c | call.y_stride_b) % 2 == 0;
+    if (time < 0 || time + GROUP_POSITIONS > call.out_length)
+      store_warp<false, true>(acc, tile, group, thread, bias);
+    else if (even)
+      store_warp<true, false>(acc, tile, group, thread, bias);
+    else
+      store_warp<true, true>(acc, tile, group, thread, bias);
   }
 
   // From registers to y. FAST: all samples of the group's positions are in y, and pairs are aligned.

@@ -135,6 +135,26 @@ __device__ __forceinline__ void store_shared(unsigned address, unsigned a, unsig
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
+__device__ __forceinline__ void store_shared(unsigned address, unsigned a, unsigned b) {
+  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(address), "r"(a), "r"(b) : "memory");
+}
+__device__ __forceinline__ void store_shared(unsigned address, unsigned a) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(a) : "memory");
+}
+// In the order they are written, so that several are on their way before the first is used.
+__device__ __forceinline__ void load_shared(unsigned address, unsigned& a, unsigned& b, unsigned& c, unsigned& d) {
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a), "=r"(b), "=r"(c), "=r"(d)
+               : "r"(address)
+               : "memory");
+}
+// All of them are there before what is written behind.
+__device__ __forceinline__ void together(unsigned (&words)[8]) {
+  asm volatile(""
+               : "+r"(words[0]), "+r"(words[1]), "+r"(words[2]), "+r"(words[3]), "+r"(words[4]), "+r"(words[5]),
+                 "+r"(words[6]), "+r"(words[7]));
+}
+
 // By a predicate, for a branch around it costs more than the access. What is not loaded is anything.
 __device__ __forceinline__ void load_if(bool condition, const void* address, unsigned short& v) {
   asm volatile("{ .reg .pred p; setp.ne.s32 p, %1, 0;\n@p ld.global.b16 %0, [%2]; }"

@@ -16,9 +16,10 @@ namespace {
 using host::AsInteger;
 using host::LayerOf;
 
-template <int ROWS_, int TILES_, int CONSUMERS_, int X, int W>
+template <int ROWS_, int TILES_, int CONSUMERS_, int X, int W, bool ROWS_OF_WARPS = false>
 struct ScheduleOf {
   static constexpr int ROWS = ROWS_, TILES = TILES_, CONSUMERS = CONSUMERS_, X_STAGES = X, W_STAGES = W, SPLITS = 1;
+  static constexpr bool BY_ROWS = ROWS_OF_WARPS;
 };
 
 template <class Layer, class Schedule>
@@ -63,6 +64,14 @@ TEST(GemmSm90OnTheHost, LongRunsLeaveFromRegisters) {
   using SingleTile = ScheduleOf<128, 1, 2, 3, 5>;
   static_assert(GemmSm90<Single, SingleTile>::DIRECT);
   run_sizes<Single, SingleTile>(180);
+}
+// A warp has whole rows and stores them by itself, in one part and in two.
+TEST(GemmSm90OnTheHost, RowsOfAWarp) {
+  run_sizes<LayerOf<AsInteger, 64, 128, 3, 1, 1, 0, true>, ScheduleOf<128, 4, 2, 2, 3, true>>(810);
+  run_sizes<LayerOf<AsInteger, 64, 100, 3, 1, 1, 1, false>, ScheduleOf<128, 2, 2, 2, 3, true>>(403);
+  run_sizes<LayerOf<AsInteger, 40, 64, 5, 1, 3, 4, true, Activation::relu>, ScheduleOf<64, 2, 2, 2, 5, true>>(1100);
+  run_sizes<LayerOf<AsTf32, 32, 64, 5, 1, 3, 0, true>, ScheduleOf<64, 4, 2, 2, 5, true>>(1101);
+  run_sizes<LayerOf<AsTf32, 16, 70, 3, 1, 1, 1, false, Activation::relu>, ScheduleOf<128, 2, 2, 2, 5, true>>(300);
 }
 TEST(GemmSm90OnTheHost, ThreeTermsPromoteTheirSums) {
   run_sizes<LayerOf<AsF32, 64, 70, 3, 1, 1, 1, true>, ScheduleOf<80, 1, 2, 2, 3>>(150);

@@ -45,9 +45,13 @@ constexpr std::int64_t kItemsOfBatch = 10;  // what the kernel's Items lets the 
 // Of the consumers, and a group each that brings x and w.
 int threads(const Schedule& s) { return 128 * (s.warpgroups + 2); }
 
+std::int64_t positions_of_group(const Schedule& s) {
+  return s.positions * (s.by_rows ? s.rows / 64 : 1) / s.warpgroups;
+}
+
 std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   const Shape shape(p);
-  const std::int64_t group_positions = s.positions / s.warpgroups;
+  const std::int64_t group_positions = positions_of_group(s);
   const bool whole = shape.live <= s.rows;
   const std::int64_t span = shape.span();
   const std::int64_t lead = span + (p.padding / p.stride + span) % 2;
@@ -66,7 +70,8 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   // Split, sums of each position in a pitch of 8 modulo 32 instead; and the bias of a channel a row at most, of two
   // tiles.
   const std::int64_t rows = s.rows;
-  const std::int64_t staged = s.splits > 1      ? 4 * group_positions * (rows + (40 - rows % 32) % 32)
+  const std::int64_t staged = s.by_rows         ? 4 * 8 * (512 + 8 * shape.element_bytes)
+                              : s.splits > 1    ? 4 * group_positions * (rows + (40 - rows % 32) % 32)
                               : shape.direct(p) ? 0
                                                 : segments * pitch * shape.element_bytes;
   const std::int64_t out_bytes = staged + 8 * rows;
@@ -107,13 +112,14 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
   const int rows = rows_of_tile(shape);
   const auto room = static_cast<std::int64_t>(target.smem_per_block.value);
   std::vector<Schedule> all;
-  const auto add = [&](int positions, int warpgroups, int splits) {
+  const auto add = [&](int positions, int warpgroups, int splits, bool by_rows = false) {
     Schedule s{.positions = positions,
                .rows = rows,
                .stages = shape.direct(p) && shape.planes == 1 && splits == 1 ? 3 : 2,
                .weight_stages = 4,
                .warpgroups = warpgroups,
-               .splits = splits};
+               .splits = splits,
+               .by_rows = by_rows};
     const auto fits = [&](const Schedule& one) { return shared_bytes(p, one) <= room; };
     if (splits == 1 && shape.row_tiles(s) == 1 && shape.groups == 1)
       s.weight_stages = static_cast<int>(std::min<std::int64_t>(shape.weight_entries(), 64));
@@ -132,11 +138,14 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
     }
     all.push_back(s);
   };
+  // Samples that are neighbours in a row of sums and in y pass shared memory in half the stores.
+  const bool by_rows = rows % 64 == 0 && shape.planes == 1 && p.stride == 1;
   // Three terms have a second set of sums beside the accumulators. Where a window of 512 comes in two batches, it was a
   // quarter slower than one of 256 under five taps and a little faster under three.
-  if (rows <= 64 && shape.planes == 1 && (shape.items(512) <= kItemsOfBatch || shape.taps <= 3)) add(512, 2, 1);
-  if (rows <= 64 || shape.planes == 1) add(256, 2, 1);
-  add(128, 2, 1);
+  if (rows <= 64 && shape.planes == 1 && (shape.items(512) <= kItemsOfBatch || shape.taps <= 3))
+    add(512, 2, 1, by_rows);
+  if (rows <= 64 || shape.planes == 1) add(256, 2, 1, by_rows);
+  add(128, 2, 1, by_rows && rows == 128);
   add(64, 1, 1);
   // For calls of a few tiles. A shorter sum takes no longer than the exchange of its parts.
   constexpr std::int64_t kLongSum = 4;  // chunks
@@ -157,7 +166,9 @@ std::string source(const Layer& layer, const Target&, const Schedule& s) {
   return fmt::format(
       "#include \"gemm_sm90.cuh\"\n\n{}"
       "struct Schedule {{\n"
-      "  static constexpr int ROWS = {}, TILES = {}, CONSUMERS = {}, X_STAGES = {}, W_STAGES = {}, SPLITS = {};\n"
+      "  static constexpr int ROWS = {}, TILES = {}, CONSUMERS = {}, X_STAGES = {}, W_STAGES = {};\n"
+      "  static constexpr int SPLITS = {};\n"
+      "  static constexpr bool BY_ROWS = {};\n"
       "}};\n\n"
       "using Gemm = tconv::GemmSm90<Layer, Schedule>;\n"
       "static_assert(Gemm::SHARED_BYTES == {} && Gemm::THREADS == {}, \"as the host launches it\");\n"
@@ -167,8 +178,8 @@ std::string source(const Layer& layer, const Target&, const Schedule& s) {
       "  Gemm::run(call);\n}}\n\n"
       "extern \"C\" __global__ void pack(const __grid_constant__ tconv::Pack call) {{\n"
       "  Gemm::pack(call);\n}}\n",
-      gemm_layer(layer), s.rows, s.positions / s.warpgroups / 64, s.warpgroups, s.stages, s.weight_stages, s.splits,
-      shared_bytes(p, s), threads(s), packed_bytes(p, s));
+      gemm_layer(layer), s.rows, positions_of_group(s) / 64, s.warpgroups, s.stages, s.weight_stages, s.splits,
+      s.by_rows, shared_bytes(p, s), threads(s), packed_bytes(p, s));
 }
 
 Launch pack_launch(const Problem& p, const Schedule& s) {
@@ -229,16 +240,16 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   const double weights = resident ? 0.0 : static_cast<double>(shape.weight_entries() * shape.weight_bytes(s));
   const double window = static_cast<double>(s.positions * shape.c_in) * shape.element_bytes;
   const double l2 = share * (weights + window) / (target.l2_bytes_per_s.value / target.sms.value) * clock;
-  constexpr double kOutput = 7.7;  // cycles for each of a thread
+  const double output_cycles = s.by_rows ? 5.0 : 7.7;  // cycles for each of a thread
   const double outputs = static_cast<double>(s.positions) * s.rows / (128.0 * s.warpgroups);  // of a thread
   // Split, it writes its sums, waits for the other blocks, and reads as many of theirs.
   constexpr double kExchange = 11000;
-  const double store =
-      s.splits == 1 ? kOutput * outputs * static_cast<double>(shape.gap) : 2 * kOutput * outputs + kExchange;
+  const double store = s.splits == 1 ? output_cycles * outputs * static_cast<double>(shape.gap)
+                                     : 2 * output_cycles * outputs + kExchange;
   const double blocks = rounds * (std::max({multiply, produce, l2}) + store) / clock;
   // Short segments of y take DRAM longer.
   constexpr double kSegment = 120;  // bytes
-  const std::int64_t group_positions = s.positions / s.warpgroups;
+  const std::int64_t group_positions = positions_of_group(s);
   const std::int64_t segment = shape.live <= s.rows ? group_positions * p.stride : s.rows;
   const Work moved = work(workload);
   const double memory = moved.bytes() / achievable_dram(target, moved.bytes_read, moved.bytes_written) *

@@ -306,8 +306,8 @@ void Plan::run(std::size_t index, const Call& call, Stream stream) const {
 }
 
 std::string print(const Schedule& s) {
-  return fmt::format("positions {} rows {} stages {} weight_stages {} warpgroups {} splits {}", s.positions, s.rows,
-                     s.stages, s.weight_stages, s.warpgroups, s.splits);
+  return fmt::format("positions {} rows {} stages {} weight_stages {} warpgroups {} splits {}{}", s.positions, s.rows,
+                     s.stages, s.weight_stages, s.warpgroups, s.splits, s.by_rows ? " by rows" : "");
 }
 
 }  // namespace tconv::cuda

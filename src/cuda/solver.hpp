@@ -22,6 +22,7 @@ struct Schedule {
   int weight_stages = 0;  // likewise of w
   int warpgroups = 0;     // that multiply
   int splits = 1;         // blocks that share one tile's sum over channels
+  bool by_rows = false;   // which of a tile's sides a warp has a part of
 
   auto operator<=>(const Schedule&) const = default;
 };

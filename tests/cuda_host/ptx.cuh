@@ -1,6 +1,6 @@
-// Stands in for kernels/ptx.cuh where a kernel runs on the CPU (cuda_host_*_test.cpp): what its instructions do, by threads
-// of the host that share a block's memory. Asynchronous copies and products run as late as the kernel lets them, bulk
-// copies at once. HOST_MEMORY: what the kernel's dynamic shared memory is an array of, if it has any.
+// Stands in for kernels/ptx.cuh where a kernel runs on the CPU (cuda_host_*_test.cpp): what its instructions do, by
+// threads of the host that share a block's memory. Asynchronous copies and products run as late as the kernel lets
+// them, bulk copies at once. HOST_MEMORY: what the kernel's dynamic shared memory is an array of, if it has any.
 #pragma once
 
 #include <algorithm>
@@ -54,6 +54,9 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
 }
 inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
   return static_cast<unsigned>((static_cast<std::uint64_t>(high) << 32 | low) << shift >> 32);
+}
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+  return static_cast<unsigned>((static_cast<std::uint64_t>(high) << 32 | low) >> shift);
 }
 inline float __uint_as_float(unsigned bits) {
   float value;
@@ -226,6 +229,22 @@ inline void store_shared(unsigned address, unsigned a, unsigned b, unsigned c, u
   const unsigned words[] = {a, b, c, d};
   std::memcpy(host::shared_bytes() + address, words, 16);
 }
+inline void store_shared(unsigned address, unsigned a, unsigned b) {
+  if (address % 8 != 0) host::fail("a store of 8 bytes is aligned");
+  const unsigned words[] = {a, b};
+  std::memcpy(host::shared_bytes() + address, words, 8);
+}
+inline void store_shared(unsigned address, unsigned a) {
+  if (address % 4 != 0) host::fail("a store of 4 bytes is aligned");
+  std::memcpy(host::shared_bytes() + address, &a, 4);
+}
+inline void load_shared(unsigned address, unsigned& a, unsigned& b, unsigned& c, unsigned& d) {
+  if (address % 16 != 0) host::fail("a load of 16 bytes is aligned");
+  unsigned words[4];
+  std::memcpy(words, host::shared_bytes() + address, 16);
+  a = words[0], b = words[1], c = words[2], d = words[3];
+}
+inline void together(unsigned (&)[8]) {}
 template <class Value>
 void load_if(bool condition, const void* address, Value& value) {
   if (condition) std::memcpy(&value, address, sizeof(value));
