@@ -26,9 +26,11 @@ import pathlib
 import platform
 import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 
@@ -288,6 +290,15 @@ def caches():
                                      for name in ("level", "type", "size", "shared_cpu_list"))
         found["L%s %s" % (level, kind)] = "%s, shared by CPUs %s" % (size, shared)
     return found
+
+
+def no_compiler():
+    """Why torch.compile cannot work here; None where it can."""
+    if not shutil.which(os.environ.get("CXX", "g++")):
+        return "no C++ compiler"
+    if not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")):
+        return "no Python.h"
+    return None
 
 
 def machine():

@@ -26,10 +26,8 @@ import math
 import os
 import pathlib
 import random
-import shutil
 import statistics
 import sys
-import sysconfig
 import time
 import warnings
 
@@ -148,15 +146,6 @@ def inputs(generator, model, frames, device, dtype):
                for kind, length in (("fixed", frames), ("random", draw.randint(varied[0], varied[-1])))}
 
 
-def no_compiler():
-    """Why torch.compile cannot work here; None where it can."""
-    if not shutil.which(os.environ.get("CXX", "g++")):
-        return "no C++ compiler"
-    if not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")):
-        return "no Python.h"
-    return None
-
-
 def pair(generator, device, dtype):
     """The generator as it is, the same after replace(), and what that said."""
     torch.manual_seed(1)
@@ -239,7 +228,7 @@ def main():
     for name, mode, n in itertools.product(names, given.modes.split(","), threads):
         about = {"model": name, "device": given.device, "dtype": given.dtype, "mode": mode, "threads": n}
         torch.set_num_threads(n)
-        reason = no_compiler() if mode == "compiled" else None
+        reason = cpu.no_compiler() if mode == "compiled" else None
         if time.monotonic() - start > given.seconds:
             reason = "the run's time had ended"
         try:

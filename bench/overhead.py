@@ -5,11 +5,13 @@
 Needs torch and libtconv.so (TCONV_LIBRARY, or build/release/libtconv.so), and an otherwise idle machine. One channel to
 one, kernel 2, length 4, float32, with a bias, one thread: what is timed is the way to the kernel, not the kernel. Each
 figure is the median over rounds of calls; the ways take turns within a round, so that a change of clock meets all.
+"compiled" is the module under torch.compile, guards included, where there is a C++ compiler.
 On a GPU a call has ended when its kernels are on their way; between rounds the GPU is waited for. Exits with 1 where
 tconv.torch.conv_transpose1d takes 15 us more than the C ABI.
 """
 
 import argparse
+import functools
 import pathlib
 import platform
 import statistics
@@ -40,7 +42,7 @@ def ways(x, weight, bias):
     flat = (x.data_ptr(), layer.packed, bias.data_ptr(), y.data_ptr(), 1, 4, 4, 4, 1, 5, 5, 0, 0)
     modules = [kind(1, 1, 2, device=x.device) for kind in (tconv.torch.ConvTranspose1d, torch.nn.ConvTranspose1d)]
     operator = torch.ops.tconv.conv_transpose1d.default
-    return {
+    calls = {
         "C ABI": lambda memory=(layer, y): launch(how, *flat),  # the pointers in `flat` are theirs
         "tconv.torch.conv_transpose1d": lambda: ours(x, weight, bias),
         "torch's conv_transpose1d": lambda: own(x, weight, bias),
@@ -48,10 +50,16 @@ def ways(x, weight, bias):
         "torch's ConvTranspose1d": lambda: modules[1](x),
         "torch.ops.tconv.conv_transpose1d": lambda: operator(x, weight, bias),
     }
+    if cpu.no_compiler() is None:
+        calls |= {name + ", compiled": functools.partial(torch.compile(module), x)
+                  for name, module in zip(("tconv.torch.ConvTranspose1d", "torch's ConvTranspose1d"), modules)}
+    return calls
 
 
 def medians(calls, count):
     times = {name: [] for name in calls}
+    for call in calls.values():  # compiles
+        call()
     for _ in range(ROUNDS):
         for name, call in calls.items():
             start = time.perf_counter()
@@ -78,9 +86,9 @@ def main():
     del calls["C ABI"]
     graded = medians(calls, max(arguments.calls // 10, 1))
     over = round(plain["tconv.torch.conv_transpose1d"] - plain["C ABI"], 3)
-    print(f"{'us a call':34}{'no_grad':>10}{'with gradients':>16}")
+    print(f"{'us a call':40}{'no_grad':>10}{'with gradients':>16}")
     for name, value in plain.items():
-        print(f"{name:34}{value:10.2f}" + (f"{graded[name]:16.2f}" if name in graded else ""))
+        print(f"{name:40}{value:10.2f}" + (f"{graded[name]:16.2f}" if name in graded else ""))
     print(f"tconv.torch over the C ABI: {over} us (bar: {BAR:.0f})")
     machine = (cuda if arguments.device == "cuda" else cpu).machine()
     save(arguments.out, {"machine": machine | {"python": platform.python_version()},
