@@ -9,6 +9,7 @@ import concurrent.futures
 import copy
 import gc
 import io
+import itertools
 import math
 import mmap
 import os
@@ -520,6 +521,19 @@ class Tensors(Case):
             drop_in.conv_transpose1d(x[0], w)
         self.assertIn("tconv::conv_transpose1d", [event.key for event in profile.key_averages()])
 
+    def test_results_lie_as_new_tensors_do(self):
+        w = whole(4, 3, 5)
+        for shape in ((2, 4, 7), (0, 4, 7), (1, 4, 1), (4, 7)):
+            for dtype in DTYPES:
+                x = whole(*shape, dtype=dtype)
+                for mode in (torch.no_grad, torch.inference_mode):
+                    with self.subTest(shape=shape, dtype=dtype, mode=mode), mode():
+                        y, due = (f(x, w.to(dtype)) for f in (drop_in.conv_transpose1d, F.conv_transpose1d))
+                        self.assert_same(y, due)
+                        self.assertEqual(y.stride(), x.new_empty(y.shape).stride())
+                        self.assertEqual((y.is_inference(), y.requires_grad, y.storage_offset()),
+                                         (mode is torch.inference_mode, False, 0))
+
     def test_subclasses_see_pytorchs_function(self):
         class Spy(torch.Tensor):
             seen = []
@@ -759,6 +773,27 @@ class Compile(Case):
             self.skipTest("no Python.h")
         self.lengths("inductor", False)
 
+    def test_weights_that_change(self):
+        """Parameters as each call finds them, and buffers of compiled code, written anew in each call."""
+        layer = drop_in.ConvTranspose1d(16, 16, 9)
+        x = torch.randn(2, 16, 5)
+
+        def function(x):
+            return layer(x) + drop_in.conv_transpose1d(x, layer.weight * 2)
+
+        for mode in (torch.no_grad, torch.inference_mode):
+            torch._dynamo.reset()
+            compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+            for change in (lambda w: None, lambda w: w[-1].add_(1), lambda w: setattr(w, "data", w.data.flip(2)),
+                           lambda w: setattr(w, "data", w.data.transpose(0, 1)), lambda w: w.copy_(w.flip(0))):
+                with torch.no_grad():
+                    change(layer.weight)
+                with mode():
+                    y = compiled(x)
+                w = layer.weight.detach().clone()
+                torch.testing.assert_close(y, (F.conv_transpose1d(x, w, layer.bias) + F.conv_transpose1d(
+                    x, w * 2)).detach())
+
     def test_functional_unbatched_and_refused(self):
         def function(x, w, stride, padding):
             return drop_in.conv_transpose1d(x, w, None, (stride,), padding)
@@ -789,6 +824,11 @@ class Compile(Case):
         program = torch.export.export(layer, (x,), dynamic_shapes={"input": {2: length}})
         longer = torch.randn(2, 4, 40)
         torch.testing.assert_close(program.module()(longer), layer(longer))
+        with torch.no_grad():  # then called where gradients are wanted
+            program = torch.export.export(layer, (x,), dynamic_shapes={"input": {2: length}})
+        longer.requires_grad_()
+        (ours,), (theirs,) = (torch.autograd.grad(f(longer).square().sum(), longer) for f in (program.module(), layer))
+        torch.testing.assert_close(ours, theirs)
 
 
 class Autocast(Case):
@@ -860,6 +900,39 @@ class Modules(Case):
                 twin.weight.zero_()
                 self.assertEqual(twin(x).sub(twin.bias[:, None]).abs().max(), 0)
                 self.assert_same(layer(x), expected)
+
+    @torch.no_grad()
+    def test_where_parameters_lie(self):
+        """In the module's parameters or, as sharding and pruning leave them, as attributes of it."""
+        for bias in (True, False):
+            layer, own = (kind(4, 6, 5, bias=bias) for kind in (drop_in.ConvTranspose1d, nn.ConvTranspose1d))
+            own.load_state_dict(layer.state_dict())
+            x = torch.randn(2, 4, 9)
+
+            def check(layer=layer, own=own, x=x):
+                torch.testing.assert_close(layer(x), own(x))
+
+            check()
+            others = {name: torch.randn_like(value) for name, value in own.named_parameters()}
+            torch.testing.assert_close(torch.func.functional_call(layer, others, (x,)),
+                                       torch.func.functional_call(own, others, (x,)))
+            for name in others:
+                value = torch.randn_like(getattr(own, name))
+                for module in (layer, own):
+                    delattr(module, name)
+                    setattr(module, name, value)
+                check()
+                for module in (layer, own):
+                    delattr(module, name)
+                    setattr(module, name, nn.Parameter(value + 1))
+                check()
+            for module in (layer, own):
+                module.bias = None
+            check()
+            for module in (layer, own):
+                del module.weight
+            with self.assertRaisesRegex(AttributeError, "weight"):
+                layer(x)
 
     def test_from_module(self):
         theirs = nn.ConvTranspose1d(**self.ARGUMENTS).eval()
@@ -997,6 +1070,37 @@ class Normed(Case):
             self.check(theirs, ours)
             self.parts(theirs)[0].mul_(2)
             self.check(theirs, twin)
+
+    @torch.no_grad()
+    def test_parts_that_are_no_parameters(self):
+        """But attributes, as sharding leaves them."""
+        for kind in self.KINDS:
+            theirs, ours = self.pair(kind)
+            self.check(theirs, ours)
+            for layer in (theirs, ours):
+                owner, names = layer, ("weight_g", "weight_v")
+                if parametrize.is_parametrized(layer):
+                    owner, names = layer.parametrizations.weight, ("original0", "original1")
+                for name in names:
+                    value = getattr(owner, name).detach() + 1
+                    delattr(owner, name)
+                    setattr(owner, name, value)
+            for _ in range(2):
+                self.check(theirs, ours)
+                for layer in (theirs, ours):
+                    self.parts(layer)[1].mul_(self.parts(layer)[0])
+
+    @torch.no_grad()
+    def test_compiled(self):
+        for kind in self.KINDS:
+            theirs, ours = self.pair(kind)
+            torch._dynamo.reset()
+            compiled = torch.compile(ours, backend="aot_eager")
+            for _ in range(3):
+                self.check(theirs, compiled)
+                self.check(theirs, ours)
+                for layer in (theirs, ours):
+                    self.parts(layer)[0].mul_(1.5)
 
     @torch.no_grad()
     def test_shared_and_removed(self):

@@ -150,9 +150,12 @@ class Plan:
         how = _How(ctypes.sizeof(_How), stream, threads, parallel)
         _check(_lib.tconv_plan_run(self._plan, ctypes.byref(call), ctypes.byref(how)))
 
-    def launch(self, how, *call, _pack=_run_fields.pack, _size=ctypes.sizeof(_Run), _run=_launch):
-        """run() with every argument given: how(), then the members of struct tconv_run in order, 0 for NULL."""
-        status = _run(self._plan, _pack(_size, *call), how)
+    def launch(self, how, x, packed, bias, y, batch, length, x_batch, x_channel, x_sample, y_batch, y_channel,
+               x_alpha=0, y_alpha=0, _pack=_run_fields.pack, _size=ctypes.sizeof(_Run), _run=_launch):
+        """run() with every argument given: how(), then the members of struct tconv_run in order, 0 for NULL. They have
+        names, as *members would take longer to hand on."""
+        status = _run(self._plan, _pack(_size, x, packed, bias, y, batch, length, x_batch, x_channel, x_sample, y_batch,
+                                        y_channel, x_alpha, y_alpha), how)
         if status:
             _check(status)
 

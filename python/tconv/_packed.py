@@ -28,13 +28,15 @@ class Layer:
     """One layer's plan with its packed weights. passing: they serve a call or a few, as those of a weight do that
     weight_norm computes in every call."""
 
-    __slots__ = ("launch", "packed", "memory", "device", "c_in", "c_out", "extra", "plan", "passing")
+    __slots__ = ("launch", "packed", "memory", "device", "c_in", "c_out", "bias_shape", "extra", "plan",
+                 "passing")
 
     def __init__(self, passing, weight, stride, padding, output_padding, groups, dilation, bias, arithmetic, stream):
         self.passing = False
         c_in, columns, kernel = weight.shape
         self.device = weight.get_device()  # -1 is the CPU, as TCONV_CPU is
         self.c_in, self.c_out = c_in, columns * groups
+        self.bias_shape = torch.Size((self.c_out,))
         self.extra = dilation * (kernel - 1) + output_padding + 1 - 2 * padding  # of the output's length
         own = plan(c_in, self.c_out, kernel, stride, padding, output_padding, dilation, groups, arithmetic, bias,
                    self.device)

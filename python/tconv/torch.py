@@ -26,11 +26,16 @@ the graph: its replays follow the weight.
 """
 
 import torch
+from torch import get_num_threads, is_grad_enabled
+from torch.compiler import is_compiling
+from torch.nn import Parameter
 
 from tconv import _native, _packed
-from tconv._calls import KINDS, current_stream, direct, lasting_stream, recorded, transformed
+from tconv._calls import (KINDS, current_device, current_stream, direct, empty_cpu, empty_cuda, lasting_stream, recorded,
+                          transformed)
 from tconv._native import Error
-from tconv._normed import weight_of
+from tconv._normed import parameters_of
+from tconv._packed import find
 from tconv._replace import Report, replace_modules, retyped
 
 __all__ = ["ConvTranspose1d", "Error", "Report", "clear_cache", "conv_transpose1d", "replace"]
@@ -44,20 +49,18 @@ def conv_transpose1d(input, weight, bias=None, stride=1, padding=0, output_paddi
     """torch.nn.functional.conv_transpose1d: input (N, C_in, L) or (C_in, L), weight (C_in, C_out/groups, K), bias
     (C_out), any strides. Returns (N, C_out, L_out) or (C_out, L_out) with
     L_out = (L-1)*stride - 2*padding + dilation*(K-1) + output_padding + 1. Raises what PyTorch raises, or Error."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return _checked(_operator, input, weight, bias, stride, padding, output_padding, groups, dilation)
     if transformed():
         return _own(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    kinds = (type(weight), type(input)) if bias is None else (type(weight), type(input), type(bias))
-    if KINDS.issuperset(kinds):
+    if type(weight) in KINDS and type(input) in KINDS and (bias is None or type(bias) in KINDS):
         if direct(input, bias):
-            if torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad
-                                            or bias is not None and bias.requires_grad):
+            if _needs_gradient(input, weight, bias):
                 return _checked(_differentiable, input, weight, bias, stride, padding, output_padding, groups, dilation)
             y = _engine(input, weight, bias, _one(stride), _one(padding), _one(output_padding), groups, _one(dilation))
             if y is not None:
                 return y
-    elif any(map(_overrides, kinds)):
+    elif any(map(_overrides, (type(weight), type(input), type(bias)))):
         return _own(input, weight, bias, stride, padding, output_padding, groups, dilation)
     return _checked(_operator, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
@@ -74,17 +77,24 @@ def _overrides(kind):
         None, torch.Tensor.__torch_function__, torch._C._disabled_torch_function_impl)
 
 
+def _needs_gradient(input, weight, bias):
+    return is_grad_enabled() and (input.requires_grad or weight.requires_grad
+                                  or bias is not None and bias.requires_grad)
+
+
 def _one(value):
     """The one number of an int or of a sequence of one; None where PyTorch has to look at it."""
     if type(value) is int:
         return value
+    if type(value) is tuple and len(value) == 1 and type(value[0]) is int:  # a module's: what follows takes longer
+        return value[0]
     if isinstance(value, (tuple, list)) and len(value) == 1 and isinstance(value[0], (int, torch.SymInt)) and \
             type(value[0]) is not bool:
         return value[0]
     return value if isinstance(value, torch.SymInt) else None
 
 
-_hows = {}  # (stream, threads) -> struct tconv_how
+_cpu_hows, _gpu_hows = {}, {}  # threads -> struct tconv_how; stream -> the same
 
 
 def _engine(input, weight, bias, stride, padding, output_padding, groups, dilation, keep=True, served=False):
@@ -92,17 +102,21 @@ def _engine(input, weight, bias, stride, padding, output_padding, groups, dilati
     packed weights are looked up and kept; served: whether _served() said yes before."""
     dtype = input.dtype
     arithmetic = _ARITHMETIC.get(dtype)
-    stream = 0
-    if not input.is_cpu:
-        if not input.is_cuda:
-            return None
+    if input.is_cpu:
+        device, stream = -1, 0
+        how = _cpu_hows.get(get_num_threads()) or _cpu_how()
+    elif input.is_cuda:
         device = input.get_device()
         stream = current_stream(device)
-        keep = keep and not recorded(device, stream)
+        how = _gpu_hows.get(stream) or _gpu_how(stream)
+        if keep and stream:
+            keep = not recorded(device, stream)
         if arithmetic == "f32" and _tf32():
             arithmetic = "tf32"
+    else:
+        return None
     key = (stride, padding, output_padding, groups, dilation, bias is not None, arithmetic, stream)
-    layer = _packed.find(weight, key) if keep and type(groups) is int else None
+    layer = find(weight, key) if keep and type(groups) is int else None
     if layer is None:
         if weight.is_neg() or not (served or _served(input, weight, bias, stride, padding, output_padding, groups,
                                                      dilation)):
@@ -113,40 +127,52 @@ def _engine(input, weight, bias, stride, padding, output_padding, groups, dilati
             if refusal.status == _native.UNSUPPORTED:
                 return None
             raise
+    if layer.device != device:
+        return None
     c_out = layer.c_out
     pointer = 0
     if bias is not None:
-        if bias.dtype is not dtype or bias.shape != (c_out,) or bias.get_device() != layer.device:
+        if bias.dtype is not dtype or bias.shape != layer.bias_shape or bias.get_device() != device:
             return None
-        if bias.stride() != (1,):
+        if not bias.is_contiguous():
             bias = bias.contiguous()
         pointer = bias.data_ptr()
-    shape, strides = input.shape, input.stride()
+    shape = input.shape
     if len(shape) == 3:
         batch, channels, length = shape
-        step, row, sample = strides
+        step, row, sample = input.stride()
         out_length = (length - 1) * stride + layer.extra
         size = (batch, c_out, out_length)
+        strides = (c_out * out_length, out_length, 1)
     elif len(shape) == 2:
         channels, length = shape
         batch, step = 1, 0
-        row, sample = strides
+        row, sample = input.stride()
         out_length = (length - 1) * stride + layer.extra
-        size = (c_out, out_length)
+        size, strides = (c_out, out_length), (out_length, 1)
     else:
         return None
-    if channels != layer.c_in or length < 1 or out_length < 1 or input.get_device() != layer.device:
+    if channels != layer.c_in or length < 1 or out_length < 1:
         return None
-    y = input.new_empty(size)
-    if layer.device < 0 and y.nbytes in _native.HUGE_PAGES:
-        _native.prefer_huge_pages(y.data_ptr(), y.nbytes)
-    threads = _packed.threads()
-    how = _hows.get((stream, threads))
-    if how is None:
-        how = _hows[stream, threads] = _native.how(stream, threads, _packed.PARALLEL)
+    if device < 0:
+        y = empty_cpu(size, strides, dtype)
+        if y.nbytes in _native.HUGE_PAGES:
+            _native.prefer_huge_pages(y.data_ptr(), y.nbytes)
+    else:
+        y = empty_cuda(size, strides, dtype) if device == current_device() else input.new_empty(size)
     layer.launch(how, input.data_ptr(), layer.packed, pointer, y.data_ptr(), batch, length, step, row, sample,
-                 c_out * out_length, out_length, 0, 0)
+                 c_out * out_length, out_length)
     return y
+
+
+def _cpu_how():
+    how = _cpu_hows[get_num_threads()] = _native.how(0, _packed.threads(), _packed.PARALLEL)
+    return how
+
+
+def _gpu_how(stream):
+    how = _gpu_hows[stream] = _native.how(stream, 1)
+    return how
 
 
 def _served(input, weight, bias, stride, padding, output_padding, groups, dilation):
@@ -223,10 +249,11 @@ def _checked(call, input, weight, bias, stride, padding, output_padding, groups,
     return _by_torch(input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
-def _kernel(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, keep=None, **how):
+def _kernel(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, keep=None,
+            served=False):
     if keep is None:  # other tensors may be buffers of compiled code, which writes one after another into the same
-        keep = type(weight) is torch.nn.Parameter
-    y = _engine(input, weight, bias, stride, padding, output_padding, groups, dilation, keep, **how)
+        keep = type(weight) is Parameter
+    y = _engine(input, weight, bias, stride, padding, output_padding, groups, dilation, keep, served)
     if y is None:
         y = _by_torch(input, weight, bias, stride, padding, output_padding, groups, dilation).contiguous()
     return y
@@ -290,8 +317,8 @@ def _lowered(device, *tensors):
     for tensor in tensors:
         if tensor is not None and tensor.is_floating_point() and tensor.dtype not in (dtype, torch.float64) and \
                 tensor.device.type == device:
-            kept = not torch.compiler.is_compiling() and isinstance(tensor, torch.nn.Parameter) and not (
-                torch.is_grad_enabled() and tensor.requires_grad)
+            kept = not is_compiling() and isinstance(tensor, Parameter) and not (
+                is_grad_enabled() and tensor.requires_grad)
             stream = lasting_stream(tensor) if kept else None
             tensor = tensor.to(dtype) if stream is None else _packed.cast(tensor, dtype, stream)
         lowered.append(tensor)
@@ -326,7 +353,7 @@ class ConvTranspose1d(torch.nn.ConvTranspose1d):
         if output_size is not None:
             output_padding = self._output_padding(input, output_size, self.stride, self.padding, self.kernel_size, 1,
                                                   self.dilation)
-        return conv_transpose1d(input, weight_of(self), self.bias, self.stride, self.padding, output_padding, self.groups,
+        return conv_transpose1d(input, *parameters_of(self), self.stride, self.padding, output_padding, self.groups,
                                 self.dilation)
 
     @classmethod
