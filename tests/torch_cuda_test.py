@@ -18,7 +18,7 @@ import torch_test  # restarts on a Python that has torch
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch_test import drop_in, outcome, whole
+from torch_test import OPERATOR, drop_in, outcome, whole
 
 try:
     torch.zeros(1, device="cuda")
@@ -218,6 +218,18 @@ class Graphs(OnGpu):
         graph, y = self.captured(lambda: drop_in.conv_transpose1d(x, w, None, 3))
         graph.replay()
         self.assert_same(y, F.conv_transpose1d(x, w, None, 3))
+
+    @torch.no_grad()
+    def test_the_operator_packs_in_the_graph(self):
+        """As compiled code calls it: what was kept of the parameter before is not for the graph."""
+        x, w = whole(2, 16, 50), nn.Parameter(whole(16, 8, 9))
+        self.assert_same(OPERATOR(x, w), F.conv_transpose1d(x, w))
+        graph, y = self.captured(lambda: OPERATOR(x, w))
+        for _ in range(3):
+            w.add_(1)
+            graph.replay()
+            self.assert_same(y, F.conv_transpose1d(x, w))
+            self.assert_same(OPERATOR(x, w), y)
 
     def test_training(self):
         layers = [drop_in.ConvTranspose1d(16, 8, 9, 3) for _ in range(2)]

@@ -165,6 +165,17 @@ class SampleInputs(Case):
                 self.assertTrue(torch.autograd.gradcheck(run, tensors))
                 self.assertTrue(torch.autograd.gradgradcheck(run, tensors))
 
+    def test_gradients_of_the_operator(self):
+        """It never forgets one that is needed, whichever tensors it is needed of."""
+        for dilation, which in itertools.product((1, 2), range(1, 8)):
+            tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=bool(which >> i & 1))
+                       for i, shape in enumerate(((2, 4, 5), (4, 3, 3), (6,)))]
+            numbers = (3, 1, 1, 2, dilation)
+            with self.subTest(which=which, dilation=dilation):
+                self.assertTrue(torch.autograd.gradcheck(OPERATOR, (*tensors, *numbers)))
+                self.assertTrue(torch.autograd.gradgradcheck(OPERATOR, (*tensors, *numbers)))
+                self.assertFalse(torch.no_grad()(OPERATOR)(*tensors, *numbers).requires_grad)
+
     def test_opcheck(self):
         for dtype, requires_grad in ((torch.float32, True), (torch.bfloat16, False)):
             for sample in self.samples(dtype, requires_grad=requires_grad):
@@ -521,6 +532,40 @@ class Tensors(Case):
             drop_in.conv_transpose1d(x[0], w)
         self.assertIn("tconv::conv_transpose1d", [event.key for event in profile.key_averages()])
 
+    def test_transforms_of_the_operator(self):
+        x, w = torch.randn(3, 2, 4, 7), torch.randn(4, 3, 5)
+        ways = {"grad": lambda f: torch.func.grad(lambda x: f(x, w).square().sum())(x[0]),
+                "hessian": lambda f: torch.func.hessian(lambda x: f(x, w).square().sum())(x[0, :1]),
+                "jvp": lambda f: torch.func.jvp(lambda x: f(x, w), (x[0],), (x[1],))[1],
+                "jacrev": lambda f: torch.func.jacrev(lambda w: f(x[0], w))(w),
+                "vmap": lambda f: torch.func.vmap(lambda x: f(x, w))(x),
+                "functionalize": lambda f: torch.func.functionalize(lambda x: f(x, w))(x[0])}
+        for (name, way), grad in itertools.product(ways.items(), (True, False)):
+            with self.subTest(name=name, grad=grad), torch.set_grad_enabled(grad):
+                torch.testing.assert_close(way(OPERATOR), way(F.conv_transpose1d))
+
+    def test_plain_tensors_are_dispatched_once(self):
+        x, w, b = whole(2, 4, 7), nn.Parameter(whole(4, 3, 5)), nn.Parameter(whole(3))
+        due = F.conv_transpose1d(x, w, b, 2).detach()
+        with unittest.mock.patch.object(drop_in, "_below", wraps=drop_in._below) as below:
+            with torch.no_grad():
+                self.assert_same(OPERATOR(x, w, b, 2), due)
+                self.assert_same(OPERATOR(x, w.detach(), None, 2), due - b.view(1, 3, 1))
+            self.assert_same(OPERATOR(x, w.detach(), b.detach(), 2), due)
+            self.assert_same(OPERATOR(x, w, b, 2).detach(), due)
+            self.assertEqual(below.call_count, 0)
+            negated = torch.complex(-x, -x).conj().imag
+            self.assertTrue(negated.is_neg())
+            with torch.no_grad():
+                self.assert_same(OPERATOR(negated, w, b, 2), due)
+            self.assertEqual(below.call_count, 1)
+            with torch._subclasses.FakeTensorMode() as mode:
+                fakes = [mode.from_tensor(t) for t in (x, w, b)]
+                y = OPERATOR(*fakes, 2)
+            self.assertEqual((type(y), y.shape, y.requires_grad),
+                             (torch._subclasses.FakeTensor, due.shape, True))
+            self.assertEqual(below.call_count, 2)
+
     def test_results_lie_as_new_tensors_do(self):
         w = whole(4, 3, 5)
         for shape in ((2, 4, 7), (0, 4, 7), (1, 4, 1), (4, 7)):
@@ -793,6 +838,32 @@ class Compile(Case):
                 w = layer.weight.detach().clone()
                 torch.testing.assert_close(y, (F.conv_transpose1d(x, w, layer.bias) + F.conv_transpose1d(
                     x, w * 2)).detach())
+
+    def test_gradients_wanted_or_not(self):
+        """One function, called as each of these; what is compiled for the one must not serve another."""
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda x, w: drop_in.conv_transpose1d(x * 1, w), backend="aot_eager", fullgraph=True)
+        for grad, of_x, of_w in 2 * list(itertools.product((False, True), repeat=3)):
+            x, w = torch.randn(2, 4, 9, requires_grad=of_x), torch.randn(4, 3, 5, requires_grad=of_w)
+            leaves = [t for t in (x, w) if t.requires_grad]
+            with self.subTest(grad=grad, of_x=of_x, of_w=of_w), torch.set_grad_enabled(grad):
+                ours, theirs = compiled(x, w), F.conv_transpose1d(x, w)
+                torch.testing.assert_close(ours, theirs)
+                self.assertEqual(ours.requires_grad, theirs.requires_grad)
+                if theirs.requires_grad:
+                    for a, b in zip(*(torch.autograd.grad(y.square().sum(), leaves) for y in (ours, theirs))):
+                        torch.testing.assert_close(a, b)
+
+    def test_derivatives_within(self):
+        """Of torch.func: PyTorch's own operator has them."""
+        x, w = torch.randn(2, 4, 9), torch.randn(4, 3, 5)
+        ways = {"grad": lambda f: torch.func.grad(lambda x: f(x, w).square().sum())(x),
+                "jvp": lambda f: torch.func.jvp(lambda x: f(x, w), (x,), (x,))[1]}
+        for (name, way), grad in itertools.product(ways.items(), (True, False)):
+            torch._dynamo.reset()
+            with self.subTest(name=name, grad=grad), torch.set_grad_enabled(grad):
+                compiled = torch.compile(lambda: way(drop_in.conv_transpose1d), backend="aot_eager", fullgraph=True)
+                torch.testing.assert_close(compiled(), way(F.conv_transpose1d))
 
     def test_functional_unbatched_and_refused(self):
         def function(x, w, stride, padding):

@@ -12,15 +12,21 @@ def _empty(device, size, strides, dtype):
 KINDS = {torch.Tensor, torch.nn.Parameter}  # that are what they seem
 
 
+def derived(_interpreter=torch._C._functorch.peek_interpreter_stack, _forward=torch.autograd.forward_ad):
+    """Whether torch.func or forward-mode differentiation is at work."""
+    return _interpreter() is not None or _forward._current_level >= 0
+
+
 def transformed(_interpreter=torch._C._functorch.peek_interpreter_stack, _tracer=torch._C._get_tracing_state,
                 _forward=torch.autograd.forward_ad):
+    """The same, or torch.jit.trace."""
     return _interpreter() is not None or _forward._current_level >= 0 or _tracer() is not None
 
 
 def direct(input, bias, _modes=torch._C._len_torch_dispatch_stack, _autocast=torch.is_autocast_enabled,
            _profiler=torch.autograd._profiler_enabled, _strided=torch.strided):
-    """Whether a call on the CPU or a GPU needs nothing of PyTorch's dispatcher: no autocast (without an argument, that of
-    GPUs), no mode, no profile, no lazy negation."""
+    """Whether a call on the CPU or a GPU needs nothing of PyTorch's dispatcher: no autocast (without an argument, the
+    GPUs'), no mode, no profile, no lazy negation."""
     return (input.layout is _strided and not _modes() and not _profiler()
             and not (_autocast("cpu") if input.is_cpu else _autocast()) and not input.is_neg()
             and (bias is None or not bias.is_neg()))

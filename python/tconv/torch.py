@@ -27,12 +27,13 @@ the graph: its replays follow the weight.
 
 import torch
 from torch import get_num_threads, is_grad_enabled
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 
 from tconv import _native, _packed
-from tconv._calls import (KINDS, current_device, current_stream, direct, empty_cpu, empty_cuda, lasting_stream, recorded,
-                          transformed)
+from tconv._calls import (KINDS, current_device, current_stream, derived, direct, empty_cpu, empty_cuda, lasting_stream,
+                          recorded, transformed)
 from tconv._native import Error
 from tconv._normed import parameters_of
 from tconv._packed import find
@@ -225,8 +226,9 @@ else:
 
 # --- the operator --------------------------------------------------------------------------------
 
-# Library.define: a torch.library.custom_op takes two to three times as long to call. Where nobody could tell, a call
-# goes past the dispatcher and torch.library's autograd kernel, which halves its overhead.
+# Library.define: a torch.library.custom_op takes two to three times as long to call. So does the dispatcher with
+# torch.library.register_autograd, whose kernel, in Python too, dispatches each call a second time: _autograd does where
+# it must. Where nobody could tell, a call goes past the dispatcher.
 _library = torch.library.Library("tconv", "DEF")
 _library.define("conv_transpose1d(Tensor input, Tensor weight, Tensor? bias=None, SymInt stride=1, SymInt padding=0, "
                 "SymInt output_padding=0, SymInt groups=1, SymInt dilation=1) -> Tensor",
@@ -289,6 +291,44 @@ def _gradients(ctx, gradient):
     return (*gradients, None, None, None, None, None)
 
 
+# The dispatcher's keys of a call on plain tensors. Whatever has a part in a call between autograd and the engine
+# (modes, fake, functional, transformed and negated tensors, a second device) has another key.
+_PLAIN = {(torch._C.DispatchKeySet(kind) | torch._C.DispatchKeySet(autograd)).raw_repr() for kind, autograd in (
+    (torch._C.DispatchKey.CPU, torch._C.DispatchKey.AutogradCPU),
+    (torch._C.DispatchKey.CUDA, torch._C.DispatchKey.AutogradCUDA))}
+
+
+def _autograd(keys, input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    """The first kernel of a call outside of torch.inference_mode, and the last one where it can be."""
+    if keys.raw_repr() in _PLAIN and forward_ad._current_level < 0 and not _needs_gradient(input, weight, bias):
+        return _kernel(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    arguments = input, weight, bias, stride, padding, output_padding, groups, dilation
+    if derived():
+        return _by_torch(*arguments).contiguous()
+    return _Recorded.apply(*arguments, keys) if _needs_gradient(input, weight, bias) else _below(keys, *arguments)
+
+
+def _below(keys, *arguments):
+    """The dispatcher's next kernel."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return _operator.redispatch(keys & torch._C._after_autograd_keyset, *arguments)
+
+
+class _Recorded(torch.autograd.Function):
+    """The operator's, which does not look at the weight: it may be one of compiled code's buffers."""
+
+    @staticmethod
+    def forward(ctx, *arguments):
+        *inputs, keys = arguments
+        y = _kernel(*inputs) if keys.raw_repr() in _PLAIN else _below(keys, *inputs)
+        _save(ctx, inputs, y)
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return (*_gradients(ctx, gradient), None)
+
+
 class _Differentiable(torch.autograd.Function):
     @staticmethod
     def forward(ctx, input, weight, bias, numbers):
@@ -336,7 +376,7 @@ for _device in ("CPU", "CUDA"):
     _library.impl("conv_transpose1d", _kernel, _device)
     _library.impl("conv_transpose1d", _autocast(_device.lower()), f"Autocast{_device}")
 torch.library.register_fake("tconv::conv_transpose1d", _fake, lib=_library)
-torch.library.register_autograd("tconv::conv_transpose1d", _gradients, setup_context=_save, lib=_library)
+_library.impl("conv_transpose1d", _autograd, "Autograd", with_keyset=True)
 
 
 # --- the module ----------------------------------------------------------------------------------
