@@ -1,8 +1,9 @@
 """Times other ways to write the matrix-unit kernel in Triton, for KernelBench 79, 74 and 64 on one Hopper GPU.
 
-    python3 bench/triton_trials.py [LAYER ...]
+    python3 bench/triton_trials.py [--only fragments] [--out FILE] [LAYER ...]
 
-Prints one line a variant, fastest first: milliseconds, kernel and constants, and the relative error. Times are
+Prints one line a variant, fastest first: milliseconds, kernel and constants, and the relative error; FILE gets the same
+as JSON. --only fragments leaves out all variants but those of frag and fragres and a few to compare with. Times are
 medians of 9 replays of a CUDA graph of 5 launches on random data. Weights are packed beforehand and not timed. The
 error is the largest |y - y64| over max |y64| on one image of 8192 samples, y64 in float64. Kernels:
 
@@ -15,15 +16,31 @@ error is the largest |y - y64| over max |y64| on one image of 8192 samples, y64 
            included. KORD is the order of the reduction: 0 has positions fastest, 1 channels.
     quad   four accumulators, one a residue of the position mod 4: every sample is loaded once, on 16 bytes, for
            all taps.
+    frag   base, but weights go from global memory straight into the fragments of the matrix unit's first operand,
+           without shared memory. LATE 1 loads them after x.
+    fragres  fragments of weights as in frag, and every sample loaded once as in quad: P neighbours at a time, stored
+           by residue of the position mod P. JOIN 0 has P accumulators and P products a tap, JOIN 1 lays the P residues
+           of a tap side by side in registers: one product a tap, more stores. AHEAD is how many taps early x is
+           loaded, EARLY the same for weights. DIRECT 1 stores y without shared memory, where its rows lie on 16 bytes.
+
+ONCE of base, frag and fragres is when dead phases are put between live ones: 0 before the tile goes through shared
+memory, half of its rows at a time; after it, 1 for the whole tile, 2 for halves.
 
 R output channels by N positions make a tile, C input channels a step. BF 1 splits by hand as MODE 1 does. cm is the
 cache modifier of stores, w warps, s stages, r the registers a thread may have. x rows hold a multiple of 4 samples.
 """
 
+import argparse
+import json
 import math
+import os
 import statistics
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+
+# cuda.py beside this file is not the package that torch looks for.
+sys.path = [p for p in sys.path if os.path.abspath(p) != os.path.dirname(os.path.abspath(__file__))]
 
 import torch
 import triton
@@ -67,11 +84,43 @@ def out_halves(acc, y_ptr, l_out, time0, out0, image, C_OUT: tl.constexpr, S: tl
         out_tile(acc, y_ptr, l_out, time0, out0, image, C_OUT, S, CM)
 
 
+@triton.jit
+def out_rows(acc, y_ptr, l_out, time0, out, image, C_OUT: tl.constexpr, S: tl.constexpr, CM: tl.constexpr):
+    # As out_tile, but dead phases are set after the tile went through shared memory.
+    R: tl.constexpr = acc.shape[0]
+    N: tl.constexpr = acc.shape[1]
+    col = tl.arange(0, N * S)
+    if S == 2:
+        acc = tl.reshape(tl.broadcast_to(acc[:, :, None], (R, N, 2)), (R, N * 2))
+        acc = tl.where(col[None, :] % 2 == 0, acc, 0.0)
+    ok = (col >= tl.minimum(tl.maximum(-time0, 0), N * S)) & (col < tl.minimum(tl.maximum(l_out - time0, 0), N * S))
+    tl.store(y_ptr + image * C_OUT * l_out + time0 + (out.to(tl.int64) * l_out)[:, None] + col[None, :], acc,
+             mask=ok[None, :], cache_modifier=CM)
+
+
+@triton.jit
+def out_once(acc, y_ptr, l_out, time0, out0, image, C_OUT: tl.constexpr, S: tl.constexpr, CM: tl.constexpr,
+             ONCE: tl.constexpr):
+    R: tl.constexpr = acc.shape[0]
+    N: tl.constexpr = acc.shape[1]
+    if ONCE == 0:
+        out_halves(acc, y_ptr, l_out, time0, out0, image, C_OUT, S, CM)
+    elif ONCE == 1:
+        out_rows(acc, y_ptr, l_out, time0, out0 + tl.arange(0, R), image, C_OUT, S, CM)
+    else:
+        low, high = tl.split(tl.permute(tl.reshape(acc, (R // 16, 2, 8, N)), (0, 2, 3, 1)))
+        o = tl.arange(0, R // 2)
+        o = out0 + o // 8 * 16 + o % 8
+        out_rows(tl.reshape(low, (R // 2, N)), y_ptr, l_out, time0, o, image, C_OUT, S, CM)
+        out_rows(tl.reshape(high, (R // 2, N)), y_ptr, l_out, time0, o + 8, image, C_OUT, S, CM)
+
+
 # Weights [tap, c_out, c_in].
 @triton.jit(do_not_specialize=["l_in", "l_out", "positions"])
 def base(x_ptr, w_ptr, y_ptr, l_in, l_out, positions, C_IN: tl.constexpr, C_OUT: tl.constexpr, S: tl.constexpr,
          PAD: tl.constexpr, TAPS: tl.constexpr, JUMP: tl.constexpr, R: tl.constexpr, N: tl.constexpr, C: tl.constexpr,
-         PREC: tl.constexpr, MODE: tl.constexpr, UNROLL: tl.constexpr, CM: tl.constexpr, XT: tl.constexpr):
+         PREC: tl.constexpr, MODE: tl.constexpr, UNROLL: tl.constexpr, CM: tl.constexpr, XT: tl.constexpr,
+         ONCE: tl.constexpr):
     OB: tl.constexpr = C_OUT // R
     block = tl.program_id(0)
     out0 = block % OB * R
@@ -108,7 +157,7 @@ def base(x_ptr, w_ptr, y_ptr, l_in, l_out, positions, C_IN: tl.constexpr, C_OUT:
             acc = tl.dot(wh, xh, acc)
         else:
             acc = tl.dot(tl.load(wp), x, acc, input_precision=PREC)
-    out_halves(acc, y_ptr, l_out, position0 * S - PAD, out0, image, C_OUT, S, CM)
+    out_once(acc, y_ptr, l_out, position0 * S - PAD, out0, image, C_OUT, S, CM, ONCE)
 
 
 # Weights [block, c_out * P + position of the output, c_in * P + position of the input], or the last two swapped.
@@ -293,6 +342,171 @@ def xrows(x_ptr, w_ptr, y_ptr, l_in, l_out, positions, C_IN: tl.constexpr, C_OUT
     out_tile(tl.trans(acc), y_ptr, l_out, position0 * S - PAD, out0, image, C_OUT, S, CM)
 
 
+@triton.constexpr_function
+def blocks_of(tap, taps, jump, P):
+    """How many blocks of P samples the taps up to this one read."""
+    return (min(tap, taps - 1) * jump + P - 1) // P + 1 if tap >= 0 else 0
+
+
+@triton.constexpr_function
+def sample(i, shift, P):
+    """Where `separate` puts the sample that position i, i + P, ... reads after a shift: block, then residue."""
+    return (shift + P - 1 - i) // P * P + (i - shift) % P
+
+
+@triton.jit
+def separate(x, P: tl.constexpr):
+    # (C, M, P) -> P times (C, M)
+    C: tl.constexpr = x.shape[0]
+    M: tl.constexpr = x.shape[1]
+    if P == 2:
+        a, b = tl.split(x)
+        return (a, b)
+    else:
+        even, odd = tl.split(tl.reshape(x, (C, M, 2, 2)))
+        x0, x2 = tl.split(even)
+        x1, x3 = tl.split(odd)
+        return (x0, x1, x2, x3)
+
+
+@triton.jit
+def together(parts, P: tl.constexpr):
+    # P times (C, M) -> (C, M, P)
+    if P == 2:
+        return tl.join(parts[0], parts[1])
+    else:
+        C: tl.constexpr = parts[0].shape[0]
+        M: tl.constexpr = parts[0].shape[1]
+        x = tl.join(tl.join(parts[0], parts[1]), tl.join(parts[2], parts[3]))
+        return tl.reshape(tl.permute(x, (0, 1, 3, 2)), (C, M, 4))
+
+
+@triton.jit
+def fragments(w_ptr, tile, R: tl.constexpr, C: tl.constexpr, WARPS: tl.constexpr):
+    # R x C weights as the first operand of wgmma. A warp loads 512 contiguous bytes at a time, and what a lane gets
+    # is what the matrix unit wants of it: no shared memory. `pack` writes this order.
+    w = tl.load(w_ptr + tile * (R * C) + tl.arange(0, R * C))
+    w = tl.reshape(w, (R // (16 * WARPS), C // 8, WARPS, 8, 4, 2, 2))
+    return tl.reshape(tl.permute(w, (0, 2, 6, 3, 1, 5, 4)), (R, C))
+
+
+@triton.jit
+def out_direct(acc, y_ptr, l_out, time0, out0, image, C_OUT: tl.constexpr, WARPS: tl.constexpr, CM: tl.constexpr):
+    # acc (R, M, 4) with the columns of `crossed`, rows of y and time0 on 16 bytes: a lane holds four neighbours and
+    # its next lane the next four, so they go straight from registers to memory.
+    R: tl.constexpr = acc.shape[0]
+    M: tl.constexpr = acc.shape[1]
+    RB: tl.constexpr = R // (16 * WARPS)
+    acc = tl.reshape(acc, (RB, WARPS, 2, 8, M // 8, 4, 2, 4))
+    acc = tl.reshape(tl.permute(acc, (1, 3, 0, 2, 4, 6, 5, 7)), (WARPS * 8, RB * 2, M // 4, 16))
+    row = tl.arange(0, WARPS * 8)[:, None]
+    half = tl.arange(0, RB * 2)[None, :]
+    out = out0 + half // 2 * (16 * WARPS) + row // 8 * 16 + half % 2 * 8 + row % 8
+    col = tl.arange(0, M // 4)[:, None] * 16 + tl.arange(0, 16)[None, :]
+    yp = y_ptr + image * C_OUT * l_out + time0 // 4 * 4 + (out.to(tl.int64) * (l_out // 4 * 4))[:, :, None, None]
+    tl.store(yp + col, acc, mask=(time0 + col < l_out // 4 * 4)[None, None, :, :], cache_modifier=CM)
+
+
+@triton.jit
+def crossed(column, CROSS: tl.constexpr):
+    # A lane of the accumulators has columns 2t and 2t + 1 of every 8: they become t and t + 4.
+    if CROSS:
+        return column // 8 * 8 + column % 2 * 4 + column % 8 // 2
+    else:
+        return column
+
+
+# Weights in the order of `fragments`, [step, tap, block of rows].
+@triton.jit(do_not_specialize=["l_in", "l_out", "positions"])
+def frag(x_ptr, w_ptr, y_ptr, l_in, l_out, positions, C_IN: tl.constexpr, C_OUT: tl.constexpr, S: tl.constexpr,
+         PAD: tl.constexpr, TAPS: tl.constexpr, JUMP: tl.constexpr, R: tl.constexpr, N: tl.constexpr, C: tl.constexpr,
+         CM: tl.constexpr, WARPS: tl.constexpr, LATE: tl.constexpr, ONCE: tl.constexpr):
+    OB: tl.constexpr = C_OUT // R
+    block = tl.program_id(0)
+    ob = block % OB
+    block = block // OB
+    nb = tl.cdiv(positions, N)
+    position0 = block % nb * N + PAD // S
+    image = (block // nb).to(tl.int64)
+    col = tl.arange(0, N)
+    xi = x_ptr + image * C_IN * l_in
+    acc = tl.zeros((R, N), dtype=tl.float32)
+    for s in tl.range(0, C_IN // C * TAPS):
+        tap = s % TAPS
+        ch = s // TAPS * C + tl.arange(0, C)
+        start = position0 - tap * JUMP
+        ok = (col >= tl.minimum(tl.maximum(-start, 0), N)) & (col < tl.minimum(tl.maximum(l_in - start, 0), N))
+        if not LATE:
+            w = fragments(w_ptr, s * OB + ob, R, C, WARPS)
+        x = tl.load(xi + start + (ch.to(tl.int64) * l_in)[:, None] + col[None, :], mask=ok[None, :], other=0.0)
+        if LATE:
+            w = fragments(w_ptr, s * OB + ob, R, C, WARPS)
+        acc = tl.dot(w, x, acc, input_precision="tf32")
+    out_once(acc, y_ptr, l_out, position0 * S - PAD, ob * R, image, C_OUT, S, CM, ONCE)
+
+
+# Weights as for frag.
+@triton.jit(do_not_specialize=["l_in", "l_out", "positions"])
+def fragres(x_ptr, w_ptr, y_ptr, l_in, l_out, positions, C_IN: tl.constexpr, C_OUT: tl.constexpr, S: tl.constexpr,
+            PAD: tl.constexpr, TAPS: tl.constexpr, JUMP: tl.constexpr, R: tl.constexpr, N: tl.constexpr,
+            C: tl.constexpr, CM: tl.constexpr, WARPS: tl.constexpr, P: tl.constexpr, XT: tl.constexpr,
+            JOIN: tl.constexpr, AHEAD: tl.constexpr, EARLY: tl.constexpr, ONCE: tl.constexpr,
+            DIRECT: tl.constexpr):
+    M: tl.constexpr = N // P
+    OB: tl.constexpr = C_OUT // R
+    block = tl.program_id(0)
+    ob = block % OB
+    block = block // OB
+    nb = tl.cdiv(positions + PAD // S, N)
+    position0 = block % nb * N
+    image = (block // nb).to(tl.int64)
+    m = crossed(tl.arange(0, M), DIRECT)
+    j = tl.arange(0, P)
+    if JOIN:
+        accs = (tl.zeros((R, N), dtype=tl.float32),)
+    else:
+        accs = ()
+        for i in tl.static_range(P):
+            accs = accs + (tl.zeros((R, M), dtype=tl.float32),)
+    for s in tl.range(0, C_IN // C, num_stages=1):
+        # lanes along the positions, channels of a thread contiguous: K-major vector stores
+        ch = s * C + tl.arange(0, XT)[:, None] * (C // XT) + tl.arange(0, C // XT)[None, :]
+        xrow = x_ptr + (image * C_IN + ch) * (l_in // P * P)
+        xs = ()
+        ws = ()
+        for k in tl.static_range(TAPS):
+            for b in tl.static_range(blocks_of(k - 1 + AHEAD if k else -1, TAPS, JUMP, P),
+                                     blocks_of(k + AHEAD, TAPS, JUMP, P)):
+                q = position0 - b * P + m * P
+                ok = (q >= 0) & (q < l_in)
+                x = tl.load(xrow[None, :, :, None] + (q[:, None] + j[None, :])[:, None, None, :],
+                            mask=ok[:, None, None, None], other=0.0)
+                xs = xs + separate(tl.reshape(tl.permute(x, (1, 2, 0, 3)), (C, M, P)), P)
+            for t in tl.static_range(k + EARLY if k else 0, min(k + EARLY, TAPS - 1) + 1):
+                ws = ws + (fragments(w_ptr, (s * TAPS + t) * OB + ob, R, C, WARPS),)
+            w = ws[k]
+            # position m*P + i reads sample m*P + i - k*JUMP
+            if JOIN:
+                window = ()
+                for i in tl.static_range(P):
+                    window = window + (xs[sample(i, k * JUMP, P)],)
+                x = tl.reshape(tl.permute(together(window, P), (0, 2, 1)), (C, N))
+                accs = (tl.dot(w, x, accs[0], input_precision="tf32"),)
+            else:
+                sums = ()
+                for i in tl.static_range(P):
+                    sums = sums + (tl.dot(w, xs[sample(i, k * JUMP, P)], accs[i], input_precision="tf32"),)
+                accs = sums
+    if JOIN:
+        acc = tl.permute(tl.reshape(accs[0], (R, P, M)), (0, 2, 1))
+    else:
+        acc = together(accs, P)
+    if DIRECT:
+        out_direct(acc, y_ptr, l_out, position0 * S - PAD, ob * R, image, C_OUT, WARPS, CM)
+    else:
+        out_once(tl.reshape(acc, (R, N)), y_ptr, l_out, position0 * S - PAD, ob * R, image, C_OUT, S, CM, ONCE)
+
+
 LAYERS = {  # batch, c_in, c_out, kernel, stride, padding, dilation, length, live taps, samples from tap to tap
     79: (16, 32, 64, 3, 2, 1, 2, 131072, 3, 1),
     74: (32, 32, 64, 5, 1, 0, 3, 131072, 5, 3),
@@ -306,7 +520,8 @@ def geometry(layer):
 
 
 def label(kernel, constants, warps, stages, registers):
-    shown = [f"{k}{v}" for k, v in constants.items() if k not in ("CM", "XT", "W")]
+    shown = [f"{k}{v}" for k, v in constants.items()
+             if k not in ("CM", "XT", "W", "WARPS") and (v or k not in ("ONCE", "DIRECT"))]
     if constants["CM"]:
         shown.append("cm" + constants["CM"])
     shown += [f"w{warps}", f"s{stages}"] + ([f"r{registers}"] if registers else [])
@@ -321,6 +536,7 @@ def variants(layer):
         constants = dict(R=R, N=N, C=C, **more)
         constants.setdefault("CM", ".cs" if layer == 79 else "")
         if kernel is base:  # XT: lanes of MODE 2 along the channels
+            constants["ONCE"] = 0
             constants["XT"] = max(1, warps * 32 // N) if more["MODE"] == 2 else 0
         elif kernel is quad:  # W: lanes along the channels
             constants["W"] = warps * 128 // N
@@ -373,6 +589,57 @@ def variants(layer):
     return found
 
 
+def fragment_variants(layer):
+    """As variants, for weights that pass no shared memory; base is there to compare with."""
+    found = []
+
+    def add(kernel, R, N, C=32, warps=4, stages=1, registers=None, **more):
+        constants = dict(R=R, N=N, C=C, CM=".cs" if layer == 79 else "", ONCE=0)
+        if kernel is base:
+            constants.update(PREC="tf32", MODE=0, UNROLL=1, XT=0)
+        else:
+            constants["WARPS"] = warps
+        if kernel is frag:
+            constants["LATE"] = 1
+        if kernel is fragres:  # XT: lanes of x along the channels
+            constants.update(JOIN=0, AHEAD=LAYERS[layer][8], EARLY=0, DIRECT=0, XT=max(1, warps * 32 * more["P"] // N))
+        constants.update(more)
+        found.append((kernel, constants, warps, stages, registers))
+
+    if layer == 79:
+        for N, once in ((128, 0), (128, 2), (256, 0), (256, 2)):
+            add(base, 64, N, ONCE=once)
+        for N, once in ((128, 2), (256, 1)):
+            add(frag, 64, N, ONCE=once)
+        for P, early, once in ((4, 0, 1), (4, 1, 1), (4, 1, 2), (2, 1, 1)):
+            add(fragres, 64, 128, P=P, EARLY=early, ONCE=once)
+        add(fragres, 64, 256, P=4, EARLY=1, ONCE=1)
+        add(fragres, 64, 128, P=4, JOIN=1, ONCE=1)
+    elif layer == 74:
+        for N in (128, 256):
+            add(base, 64, N)
+            add(frag, 64, N)
+        for early, direct in ((0, 0), (0, 1), (1, 1)):
+            add(fragres, 64, 128, P=4, EARLY=early, DIRECT=direct)
+        add(fragres, 64, 128, P=4, AHEAD=1, DIRECT=1)
+        add(fragres, 64, 256, P=4, DIRECT=1)
+        for ahead, direct in ((0, 0), (0, 1), (1, 1)):
+            add(fragres, 64, 128, P=4, JOIN=1, AHEAD=ahead, DIRECT=direct)
+    else:
+        add(base, 128, 128, stages=3)
+        add(frag, 128, 128, warps=8, registers=128)
+        add(frag, 128, 256, warps=8)
+        add(frag, 64, 256)
+        add(fragres, 128, 128, 16, 8, P=2, EARLY=1)
+        add(fragres, 128, 128, 16, 8, registers=128, P=4)
+        add(fragres, 128, 256, 16, 8, P=2, EARLY=1)
+        add(fragres, 128, 256, 32, 8, P=2)
+        add(fragres, 128, 256, 16, 8, P=2, JOIN=1, AHEAD=0)
+        for C, P, early in ((32, 2, 0), (16, 2, 1), (32, 4, 0)):
+            add(fragres, 64, 128, C, P=P, EARLY=early)
+    return found
+
+
 def pack(w, layer, kernel, constants):
     """w (c_in, c_out, taps) as `kernel` reads it: rounded to TF32, or two bf16 halves, one after the other."""
     c_in, c_out, taps = w.shape
@@ -387,6 +654,11 @@ def pack(w, layer, kernel, constants):
         if constants["KORD"] == 1:
             full = full.reshape(constants["NB"], c_out * P, c_in // constants["C"], constants["C"], P).transpose(3, 4)
         full = full.reshape(-1).contiguous()
+    elif kernel in (frag, fragres):
+        warps, blocks = constants["WARPS"], constants["R"] // (16 * constants["WARPS"])
+        full = w.permute(2, 1, 0).reshape(taps, c_out // constants["R"], blocks, warps, 2, 8, c_in // constants["C"],
+                                          constants["C"] // 8, 2, 4)
+        full = full.permute(6, 0, 1, 2, 7, 3, 5, 9, 8, 4).reshape(-1).contiguous()
     else:
         full = w.permute(2, 1, 0).contiguous().reshape(-1)
     if constants.get("BF") or constants.get("MODE"):
@@ -401,7 +673,8 @@ def launch(layer, variant, x, packed, y):
     stride, padding = shape["S"], shape["PAD"]
     l_in, l_out = x.shape[2], y.shape[2]
     positions = (l_out - 1 + padding) // stride - padding // stride + 1
-    tiled = positions if kernel in (base, xrows) else positions + padding // stride  # the others start at position 0
+    # quad, toep and fragres start at position 0.
+    tiled = positions if kernel in (base, xrows, frag) else positions + padding // stride
     grid = (x.shape[0] * (shape["C_OUT"] // constants["R"]) * triton.cdiv(tiled, constants["N"]),)
     options = dict(num_warps=warps, num_stages=stages, **({"maxnreg": registers} if registers else {}))
     return kernel[grid](x, packed, y, l_in, l_out, positions, **shape, **constants, **options)
@@ -427,7 +700,7 @@ def graph_ms(run, inside=5, count=9):
     return statistics.median(times)
 
 
-def trial(layer):
+def trial(layer, chosen):
     batch, c_in, c_out, taps, stride, padding, dilation, length = LAYERS[layer][:8]
     w = (torch.rand(c_in, c_out, taps, device="cuda") * 2 - 1) / math.sqrt(c_out * taps)
     small = torch.randn(1, c_in, 8192, device="cuda")
@@ -440,25 +713,45 @@ def trial(layer):
         torch.cuda.synchronize()
         error = float((y.double() - expected).abs().max() / expected.abs().max())
         assert error < 2e-3, label(*variant)
-        return variant, packed, "err %.1e reg %d spill %d smem %dK" % (error, built.n_regs, built.n_spills,
-                                                                       built.metadata.shared // 1024)
+        kernel, constants, warps, stages, registers = variant
+        row = dict(layer=layer, family=kernel.fn.__name__, constants=constants, warps=warps, stages=stages,
+                   most_registers=registers, label=label(*variant), error=error, registers=built.n_regs,
+                   spills=built.n_spills, shared=built.metadata.shared)
+        return variant, packed, row
 
     with ThreadPoolExecutor(12) as pool:
-        checked = list(pool.map(check, variants(layer)))
+        checked = list(pool.map(check, chosen(layer)))
     l_out = (length - 1) * stride - 2 * padding + dilation * (taps - 1) + 1
     x = torch.randn(batch, c_in, length, device="cuda")
     y = torch.empty(batch, c_out, l_out, device="cuda")
     print("== kb%d" % layer)
-    rows = [(graph_ms(lambda v=v, p=packed: launch(layer, v, x, p, y)), label(*v), note) for v, packed, note in checked]
-    for row in sorted(rows):
-        print("%8.4f  %-62s %s" % row)
+    for variant, packed, row in checked:
+        row["ms"] = graph_ms(lambda: launch(layer, variant, x, packed, y))
+    rows = sorted((row for _, _, row in checked), key=lambda row: row["ms"])
+    for row in rows:
+        print("%8.4f  %-62s err %.1e reg %d spill %d smem %dK" % (row["ms"], row["label"], row["error"],
+                                                                 row["registers"], row["spills"],
+                                                                 row["shared"] // 1024), flush=True)
+    return rows
 
 
 def main():
-    print(torch.cuda.get_device_name(), torch.__version__, triton.__version__)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("layers", type=int, nargs="*", metavar="LAYER")
+    parser.add_argument("--only", choices=["fragments"])
+    parser.add_argument("--out")
+    arguments = parser.parse_args()
+    machine = dict(gpu=torch.cuda.get_device_name(), torch=torch.__version__, triton=triton.__version__,
+                   date=time.strftime("%Y-%m-%d"))
+    print(machine["gpu"], machine["torch"], machine["triton"])
     torch.manual_seed(0)
-    for layer in [int(a) for a in sys.argv[1:]] or LAYERS:
-        trial(layer)
+    rows = []
+    chosen = fragment_variants if arguments.only else lambda layer: variants(layer) + fragment_variants(layer)
+    for layer in arguments.layers or LAYERS:
+        rows += trial(layer, chosen)
+    if arguments.out:
+        with open(arguments.out, "w") as file:
+            json.dump({"machine": machine, "rows": rows}, file, indent=1)
 
 
 if __name__ == "__main__":
