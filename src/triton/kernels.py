@@ -46,15 +46,22 @@ def place(positions, PADDING: tl.constexpr, STRIDE: tl.constexpr, C_OUT: tl.cons
 def store_tile(acc, bias_ptr, y_ptr, l_out, phase_block, out, position0, group, image,
                C_OUT: tl.constexpr, GROUPS: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
                GAP: tl.constexpr, GAP_PAD: tl.constexpr, LIVE: tl.constexpr, PHASES: tl.constexpr,
-               HAS_BIAS: tl.constexpr, BLOCK_OUT: tl.constexpr, BLOCK_POSITIONS: tl.constexpr):
+               HAS_BIAS: tl.constexpr, BLOCK_OUT: tl.constexpr, BLOCK_POSITIONS: tl.constexpr,
+               MATRIX_UNIT: tl.constexpr):
     # (channel, phase) x position -> channel x time: phases side by side, dead phases between them.
     if PHASES > 1:
         acc = tl.reshape(acc, (BLOCK_OUT, PHASES, BLOCK_POSITIONS))
         acc = tl.reshape(tl.permute(acc, (0, 2, 1)), (BLOCK_OUT, BLOCK_POSITIONS * PHASES))
-    if GAP_PAD >= 2:
+    if MATRIX_UNIT & (GAP_PAD == 2) & (PHASES == 1):
+        # What the matrix unit made goes through shared memory: without its dead phases, and with half the registers.
+        acc = tl.broadcast_to(acc[:, :, None], (BLOCK_OUT, BLOCK_POSITIONS, 2))
+        acc = tl.reshape(acc, (BLOCK_OUT, BLOCK_POSITIONS * 2))
+        live = tl.arange(0, BLOCK_POSITIONS * 2) % 2 == 0
+        acc = tl.where(live[None, :], acc, tl.zeros_like(acc))
+    elif GAP_PAD >= 2:
         acc = tl.interleave(acc, tl.zeros_like(acc))
-    if GAP_PAD >= 4:
-        acc = tl.interleave(acc, tl.zeros_like(acc))
+        if GAP_PAD >= 4:
+            acc = tl.interleave(acc, tl.zeros_like(acc))
     out_ok = out < C_OUT
     out = group * C_OUT + out
     if HAS_BIAS:
@@ -152,12 +159,13 @@ def conv_transpose1d_kernel(x_ptr, packed_ptr, bias_ptr, y_ptr, l_in, l_out, pos
         even = tl.reshape(even, (BLOCK_ROWS // 2, BLOCK_POSITIONS))
         odd = tl.reshape(odd, (BLOCK_ROWS // 2, BLOCK_POSITIONS))
         store_tile(even, bias_ptr, y_ptr, l_out, phase_block, out, position0, group, image, C_OUT, GROUPS, STRIDE,
-                   PADDING, GAP, GAP_PAD, LIVE, PHASES, HAS_BIAS, BLOCK_OUT // 2, BLOCK_POSITIONS)
+                   PADDING, GAP, GAP_PAD, LIVE, PHASES, HAS_BIAS, BLOCK_OUT // 2, BLOCK_POSITIONS, True)
         store_tile(odd, bias_ptr, y_ptr, l_out, phase_block, out + 8, position0, group, image, C_OUT, GROUPS, STRIDE,
-                   PADDING, GAP, GAP_PAD, LIVE, PHASES, HAS_BIAS, BLOCK_OUT // 2, BLOCK_POSITIONS)
+                   PADDING, GAP, GAP_PAD, LIVE, PHASES, HAS_BIAS, BLOCK_OUT // 2, BLOCK_POSITIONS, True)
     else:
         store_tile(acc, bias_ptr, y_ptr, l_out, phase_block, out0 + tl.arange(0, BLOCK_OUT), position0, group, image,
-                   C_OUT, GROUPS, STRIDE, PADDING, GAP, GAP_PAD, LIVE, PHASES, HAS_BIAS, BLOCK_OUT, BLOCK_POSITIONS)
+                   C_OUT, GROUPS, STRIDE, PADDING, GAP, GAP_PAD, LIVE, PHASES, HAS_BIAS, BLOCK_OUT, BLOCK_POSITIONS,
+                   True)
 
 
 @triton.jit(do_not_specialize=["l_in", "l_out", "positions", "x_stride_b", "x_stride_c"])
@@ -189,7 +197,7 @@ def conv_transpose1d_fma_kernel(x_ptr, w_ptr, bias_ptr, y_ptr, l_in, l_out, posi
             w = tl.load(w_group + channel * w_stride_in + source, mask=has_tap & (out < C_OUT), other=0.0)
             acc += w.to(ACC)[:, None] * x.to(ACC)[None, :]
     store_tile(acc, bias_ptr, y_ptr, l_out, phase_block, out0 + tl.arange(0, BLOCK_OUT), position0, group, image, C_OUT, GROUPS, STRIDE,
-               PADDING, GAP, GAP_PAD, LIVE, PHASES, HAS_BIAS, BLOCK_OUT, BLOCK_POSITIONS)
+               PADDING, GAP, GAP_PAD, LIVE, PHASES, HAS_BIAS, BLOCK_OUT, BLOCK_POSITIONS, False)
 
 
 def greatest_common_divisor(a, b):
