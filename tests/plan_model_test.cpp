@@ -153,6 +153,28 @@ TEST(Inadmissible, RefusesWhatSpills) {
   }
 }
 
+// Four warps hold 64 x 256 where every second sample is dead, one stage, on wgmma: ptxas did not spill it.
+TEST(Inadmissible, AdmitsALongTileBetweenDeadSamples) {
+  const Schedule tile{.block_rows = 64, .block_positions = 256, .block_channels = 32, .warps = 4, .stages = 1};
+  Schedule two = tile;
+  two.stages = 2;
+  Schedule deep = tile;
+  deep.block_channels = 64;
+  Schedule wide = tile;
+  wide.block_rows = 128, wide.block_positions = 128;
+  for (const char* word : {"@kb79", "b1_i96_o70_l999_k7_s2_d6_g2_bf16_bias", "b1_i512_o512_l999_k4_s2_d2_tf32_bias"}) {
+    SCOPED_TRACE(word);
+    EXPECT_EQ(refusal(word, "h200", tile), "");
+    for (const Schedule& s : {two, deep, wide})
+      EXPECT_NE(refusal(word, "h200", s).find("would spill"), std::string::npos);
+    for (const char* target : {"rtx4090", "a100"}) EXPECT_NE(refusal(word, target, tile), "");
+  }
+  // One product after the other; no dead samples; three of four dead.
+  for (const char* word : {"@kb79_f32", "@kb74", "@kb64", "b1_i64_o64_l999_k4_s4_d4_tf32"}) {
+    EXPECT_NE(refusal(word, "h200", tile).find("would spill"), std::string::npos) << word;
+  }
+}
+
 // Two steps over taps and channels, four stages: all loads of the loop are in flight before the first product.
 TEST(Inadmissible, RefusesAPipelineDeeperThanTheLoop) {
   const Schedule deep{
