@@ -70,6 +70,7 @@ def main():
         f"`{machine['command'].split(' --out')[0]}`.",
         "Random data, cold L2, medians of CUDA graph replays in ms; PyTorch: the better of cuDNN's heuristic and benchmark modes, TF32",
         "allowed where the arithmetic is tf32. Error: the largest |y - y64| over max |y64|. Limit: of the GPU's sheet.\n",
+        *([f"{machine['note'][0].upper()}{machine['note'][1:]}.\n"] if "note" in machine else []),
         f"![times faster than PyTorch]({files[0].stem}.svg)\n",
         "| arithmetic | runs | geometric mean, times PyTorch | least | slower than PyTorch |",
         "|---|---:|---:|---:|---:|",
@@ -86,7 +87,7 @@ def main():
         text.append(
             f"| {row['layer']} | {row['batch']} | {row['arithmetic']} | {row['solver']} | {row['ms']:.4f} | "
             f"{'' if limit is None else f'{limit:.4f}'} | {row['torch_ms']:.4f} | {row['faster']:.2f}x | {row['error']:.1e} | "
-            f"{row['torch_error']:.1e} |")
+            f"{format(row['torch_error'], '.1e') if 'torch_error' in row else ''} |")
     files[0].with_suffix(".md").write_text("\n".join(text) + "\n", encoding="utf-8")
     files[0].with_suffix(".svg").write_text(plot(rows), encoding="utf-8")
 

@@ -151,6 +151,9 @@ def pair(generator, device, dtype):
     torch.manual_seed(1)
     before = generator.build().eval().requires_grad_(False).to(device, dtype)
     after = copy.deepcopy(before)
+    for module in after.modules():  # cuDNN wants their weights in one piece, which a copy does not make of them
+        if isinstance(module, torch.nn.RNNBase):
+            module.flatten_parameters()
     return before, after, tconv.torch.replace(after)
 
 
