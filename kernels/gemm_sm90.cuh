@@ -10,8 +10,8 @@
 //
 // Layer:    C_IN, C_OUT (of one group), GROUPS, K, STRIDE, PADDING, GAP, LIVE, STEP, TAPS, JUMP, BIAS, Storage, and its
 //           activations (activation.cuh). Tap number t of every phase reads x[position - t * JUMP]; see src/cuda/layer.hpp.
-// Schedule: ROWS (of a tile), TILES (64 positions each, of one consumer group), CONSUMERS, X_STAGES, W_STAGES, SPLITS: blocks
-//           of a cluster that share a tile, each the sum over some of the chunks. BY_ROWS: which operand is wgmma's first, of
+// Schedule: ROWS (of a tile), GROUP_POSITIONS (of one consumer group), CONSUMERS, X_STAGES, W_STAGES, SPLITS: blocks of a
+//           cluster that share a tile, each the sum over some of the chunks. BY_ROWS: which operand is wgmma's first, of
 //           which it takes 64 rows: w, and a warp has 16 rows at all positions of its group; or x, and it has all ROWS at 16
 //           positions.
 #pragma once
@@ -45,10 +45,11 @@ struct GemmSm90 {
   static constexpr int SPLITS = Schedule::SPLITS;
   static constexpr bool BY_ROWS = Schedule::BY_ROWS;
   static constexpr int SLICES = BY_ROWS ? Schedule::ROWS / 64 : 1;  // of a tile's rows, a group each
-  static constexpr int GROUP_POSITIONS = 64 * Schedule::TILES;
+  static constexpr int GROUP_POSITIONS = Schedule::GROUP_POSITIONS, TILES = GROUP_POSITIONS / 64;
   static constexpr int POSITIONS = GROUP_POSITIONS * CONSUMERS / SLICES;
   static_assert(!BY_ROWS || (Schedule::ROWS % 64 == 0 && CONSUMERS % SLICES == 0 && SPLITS == 1));
   static_assert(!BY_ROWS || Layer::STRIDE == 1, "neighbouring positions are neighbours in y");
+  static_assert(GROUP_POSITIONS % (BY_ROWS ? 8 : 64) == 0, "whole instructions");
   static constexpr int SPAN = (Layer::TAPS - 1) * Layer::JUMP;  // positions before the tile that it reads
   // The window starts at an even position, so that two samples are one load where x allows it.
   static constexpr int LEAD = SPAN + (Layer::PADDING / Layer::STRIDE + SPAN) % 2;
@@ -117,7 +118,8 @@ struct GemmSm90 {
   // Of two consumer groups: they and the producers of x take registers from the warpgroup that needs few. More than the
   // launch's, and the block would wait for them forever.
   static constexpr bool MOVE_REGISTERS = CONSUMERS == 2;
-  static constexpr int CONSUMER_REGISTERS = 176, PRODUCER_REGISTERS = 136, LAST_REGISTERS = 24;
+  static constexpr int LAST_REGISTERS = 24, CONSUMER_REGISTERS = BY_ROWS && GROUP_POSITIONS <= 192 ? 144 : 176;
+  static constexpr int PRODUCER_REGISTERS = 512 - LAST_REGISTERS - 2 * CONSUMER_REGISTERS;
   static_assert(2 * CONSUMER_REGISTERS + PRODUCER_REGISTERS + LAST_REGISTERS == 512, "four warpgroups of 128 each");
   static_assert(CONSUMERS <= 2 && PRODUCERS == 4, "four warpgroups at most");
 
@@ -133,7 +135,7 @@ struct GemmSm90 {
 
   static_assert(ROWS % 8 == 0 && W_PLANE % 256 == 0, "a swizzle repeats every 8 rows");
   static_assert(W_PLANE % 1024 == 0 || ROW_BYTES < 128, "a 128-byte swizzle repeats every 1024 bytes");
-  static_assert(Schedule::TILES * (BY_ROWS ? 64 : ROWS) <= 256, "accumulators: half as many registers a thread");
+  static_assert((BY_ROWS ? GROUP_POSITIONS : TILES * ROWS) <= 256, "accumulators: half as many registers a thread");
 
   unsigned shared;  // aligned to 1024 bytes
   const Call& call;
@@ -248,7 +250,8 @@ struct GemmSm90 {
     static constexpr int ROUNDS = (X_ROWS + ROW_STEP - 1) / ROW_STEP;
     static constexpr int OF_CHUNK = COLUMN_STEPS * ROUNDS;
     // The sine needs registers of its own, and so do the addresses of single samples.
-    static constexpr int ROOM = Layer::BEFORE == Activation::snake ? 56 : WIDTH == 1 ? 72 : 80;
+    static constexpr int ROOM =
+        PRODUCER_REGISTERS - (Layer::BEFORE == Activation::snake ? 80 : WIDTH == 1 ? 64 : 56);
     static constexpr int MOST = ROOM / (WIDTH * SIZE <= 4 ? UNIT : UNIT * WIDTH * SIZE / 4);
     static constexpr int BATCHES = (OF_CHUNK + MOST - 1) / MOST;
     static constexpr int COUNT = (OF_CHUNK + BATCHES - 1) / BATCHES;  // of a batch
@@ -472,15 +475,16 @@ struct GemmSm90 {
 
   // --- consumers --------------------------------------------------------------------------------
 
-  // By rows, of 128 positions each: an instruction of 256 would need more registers than the launch gives a thread.
-  static constexpr int BLOCK_POSITIONS = BY_ROWS ? 128 : 64, BLOCK_COLUMNS = BY_ROWS ? 128 : ROWS;
+  // By rows, 256 positions are two instructions: one would need more registers than the launch gives a thread.
+  static constexpr int BLOCK_POSITIONS = !BY_ROWS ? 64 : GROUP_POSITIONS <= 192 ? GROUP_POSITIONS : 128;
+  static constexpr int BLOCK_COLUMNS = BY_ROWS ? BLOCK_POSITIONS : ROWS;
   static_assert(GROUP_POSITIONS % BLOCK_POSITIONS == 0);
   using Accumulators = float[GROUP_POSITIONS / BLOCK_POSITIONS][BLOCK_COLUMNS / 2];
 
   // The matrix unit cuts its sums off instead of rounding them, so in three terms it sums one (chunk, tap) at a time, and
   // those sums are added up in f32, in registers beside the accumulators.
   static constexpr bool PROMOTE = Storage::TERMS == 3;
-  static_assert(!PROMOTE || (!BY_ROWS && (Schedule::TILES + 1) * ROWS / 2 <= 128));
+  static_assert(!PROMOTE || (!BY_ROWS && (TILES + 1) * ROWS / 2 <= 128));
 
   template <int COUNT, int STEPS_NOW>
   __device__ static void multiply_and_promote(Accumulators& acc, unsigned x, unsigned w) {
@@ -712,7 +716,7 @@ struct GemmSm90 {
           to[0] = buffer + shift(lane / 4) + row * PITCH + warp * 16 + row0;
         }
 #pragma unroll
-        for (int n = 0; n < 2 * Schedule::TILES; ++n) {
+        for (int n = 0; n < 2 * TILES; ++n) {
           const int j = (part * BLOCKS + block) * 4 + n % 2 * 2, further = n * 8 + n / 2 * 48;
           const int at = further * (WHOLE ? Layer::STRIDE : PITCH);
           float y[2], dead[2];
@@ -785,6 +789,7 @@ struct GemmSm90 {
     constexpr int ROW_PARTS = GROUP_POSITIONS < PART_POSITIONS ? 1 : GROUP_POSITIONS / PART_POSITIONS;
     constexpr int OF_PART = GROUP_POSITIONS / ROW_PARTS;
     static_assert(PART_POSITIONS == 32 * UNIT, "a lane has 16 bytes of a row");
+    static_assert(OF_PART * ROW_PARTS == GROUP_POSITIONS && OF_PART % UNIT == 0, "parts start alike");
     const int warp = thread / 32, lane = thread % 32, mine = lane / 4;  // of eight rows, to lay, and whose ends to store
     const Corner corner = corner_of(tile);
     const long long time = tile.position + group / SLICES * GROUP_POSITIONS - Layer::PADDING;
@@ -817,9 +822,9 @@ struct GemmSm90 {
         constexpr int TOGETHER = 16 / SIZE;  // blocks of eight positions
 #pragma unroll
         for (int block0 = 0; block0 < OF_PART / 8; block0 += TOGETHER) {
-          unsigned words[8];
+          unsigned words[8] = {};
 #pragma unroll
-          for (int i = 0; i < TOGETHER; ++i) {
+          for (int i = 0; i < TOGETHER && block0 + i < OF_PART / 8; ++i) {
             const int column = part * OF_PART + (block0 + i) * 8, j = column % BLOCK_COLUMNS / 2 + half * 2;
             const float first = after<Layer>(acc[column / BLOCK_COLUMNS][j] + bias[half], alpha);
             const float second = after<Layer>(acc[column / BLOCK_COLUMNS][j + 1] + bias[half], alpha);
@@ -830,7 +835,7 @@ struct GemmSm90 {
           }
           ptx::together(words);
 #pragma unroll
-          for (int i = 0; i < TOGETHER; ++i) {
+          for (int i = 0; i < TOGETHER && block0 + i < OF_PART / 8; ++i) {
             const unsigned at = to + (block0 + i) * (8 * SIZE);
             if constexpr (SIZE == 4)
               ptx::store_shared(at, words[2 * i], words[2 * i + 1]);
@@ -923,7 +928,7 @@ struct GemmSm90 {
         to[e] = y + row.channel * call.y_stride_c + row.phase;
       }
 #pragma unroll
-      for (int n = 0; n < 2 * Schedule::TILES; ++n) {
+      for (int n = 0; n < 2 * TILES; ++n) {
         const int j = block * 4 + n % 2 * 2, at = (n * 8 + n / 2 * 48) * Layer::STRIDE;
         float value[2];
 #pragma unroll
@@ -960,7 +965,7 @@ struct GemmSm90 {
     if (thread == 0) ptx::mbarrier_arrive_expect(sums_full(group), GROUP_POSITIONS * ROWS * 4);
     ptx::mbarrier_wait(sums_empty(group), turn ^ 1);  // every block has read those of the tile before
 #pragma unroll
-    for (int t = 0; t < Schedule::TILES; ++t) {
+    for (int t = 0; t < TILES; ++t) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int q = t * 64 + warp * 16 + half * 8 + lane / 4;

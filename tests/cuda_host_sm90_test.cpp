@@ -16,10 +16,16 @@ namespace {
 using host::AsInteger;
 using host::LayerOf;
 
-template <int ROWS_, int TILES_, int CONSUMERS_, int X, int W, bool ROWS_OF_WARPS = false>
+template <int ROWS_, int TILES, int CONSUMERS_, int X, int W>
 struct ScheduleOf {
-  static constexpr int ROWS = ROWS_, TILES = TILES_, CONSUMERS = CONSUMERS_, X_STAGES = X, W_STAGES = W, SPLITS = 1;
-  static constexpr bool BY_ROWS = ROWS_OF_WARPS;
+  static constexpr int ROWS = ROWS_, GROUP_POSITIONS = 64 * TILES, CONSUMERS = CONSUMERS_, X_STAGES = X, W_STAGES = W;
+  static constexpr int SPLITS = 1;
+  static constexpr bool BY_ROWS = false;
+};
+template <int ROWS_, int GROUP, int CONSUMERS_, int X, int W>
+struct ByRows : ScheduleOf<ROWS_, 1, CONSUMERS_, X, W> {
+  static constexpr int GROUP_POSITIONS = GROUP;
+  static constexpr bool BY_ROWS = true;
 };
 
 template <class Layer, class Schedule>
@@ -67,11 +73,12 @@ TEST(GemmSm90OnTheHost, LongRunsLeaveFromRegisters) {
 }
 // A warp has whole rows and stores them by itself, in one part and in two.
 TEST(GemmSm90OnTheHost, RowsOfAWarp) {
-  run_sizes<LayerOf<AsInteger, 64, 128, 3, 1, 1, 0, true>, ScheduleOf<128, 4, 2, 2, 3, true>>(810);
-  run_sizes<LayerOf<AsInteger, 64, 100, 3, 1, 1, 1, false>, ScheduleOf<128, 2, 2, 2, 3, true>>(403);
-  run_sizes<LayerOf<AsInteger, 40, 64, 5, 1, 3, 4, true, Activation::relu>, ScheduleOf<64, 2, 2, 2, 5, true>>(1100);
-  run_sizes<LayerOf<AsTf32, 32, 64, 5, 1, 3, 0, true>, ScheduleOf<64, 4, 2, 2, 5, true>>(1101);
-  run_sizes<LayerOf<AsTf32, 16, 70, 3, 1, 1, 1, false, Activation::relu>, ScheduleOf<128, 2, 2, 2, 5, true>>(300);
+  run_sizes<LayerOf<AsInteger, 64, 128, 3, 1, 1, 0, true>, ByRows<128, 256, 2, 2, 3>>(810);
+  run_sizes<LayerOf<AsInteger, 64, 100, 3, 1, 1, 1, false>, ByRows<128, 128, 2, 2, 3>>(403);
+  run_sizes<LayerOf<AsInteger, 40, 64, 5, 1, 3, 4, true, Activation::relu>, ByRows<64, 128, 2, 2, 5>>(1100);
+  run_sizes<LayerOf<AsTf32, 32, 64, 5, 1, 3, 0, true>, ByRows<64, 256, 2, 2, 5>>(1101);
+  run_sizes<LayerOf<AsInteger, 128, 90, 3, 1, 2, 1, true>, ByRows<128, 184, 2, 2, 6>>(601);
+  run_sizes<LayerOf<AsTf32, 16, 70, 3, 1, 1, 1, false, Activation::relu>, ByRows<128, 128, 2, 2, 5>>(300);
 }
 TEST(GemmSm90OnTheHost, ThreeTermsPromoteTheirSums) {
   run_sizes<LayerOf<AsF32, 64, 70, 3, 1, 1, 1, true>, ScheduleOf<80, 1, 2, 2, 3>>(150);

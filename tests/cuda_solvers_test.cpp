@@ -209,7 +209,7 @@ TEST(Splits, NeedClusters) {
 TEST(GemmSm90, SchedulesShareTheirImage) {
   const Target& h100 = *find_target("h100");
   for (const char* word : {"i512_o256_l100_k16_s8_p4_f16", "i32_o64_l100_k3_s2_p1_d2_tf32", "i40_o24_l100_k10_s5_tf32",
-                           "i1026_o1_l100_k1024_s256_f16"}) {
+                           "i1026_o1_l100_k1024_s256_f16", "i128_o128_l100_k3_s1_f16"}) {
     const Problem problem = parse_workload(word).problem;
     const auto schedules = kGemmSm90.schedules(problem, h100);
     for (const Schedule& schedule : schedules) {
@@ -217,6 +217,24 @@ TEST(GemmSm90, SchedulesShareTheirImage) {
       EXPECT_EQ(kGemmSm90.packed_bytes(problem, schedule), kGemmSm90.packed_bytes(problem, schedules.front())) << word;
     }
   }
+}
+
+// A warp has whole rows only where their samples are neighbours and 64 rows are an instruction's.
+TEST(GemmSm90, HasRowsOfAWarpAtStrideOne) {
+  const Target& h200 = *find_target("h200");
+  const auto positions = [&](const char* word) {
+    std::vector<int> all;
+    for (const Schedule& schedule : kGemmSm90.schedules(parse_workload(word).problem, h200)) {
+      if (schedule.by_rows) all.push_back(schedule.positions);
+    }
+    return all;
+  };
+  EXPECT_EQ(positions("i128_o128_l100_k3_s1_tf32"), (std::vector<int>{256, 128}));
+  EXPECT_EQ(positions("i128_o128_l100_k3_s1_f16"), (std::vector<int>{184, 128}));   // all weights stay
+  EXPECT_EQ(positions("i256_o128_l100_k3_s1_bf16"), (std::vector<int>{256, 128}));  // they do not
+  EXPECT_EQ(positions("i32_o64_l100_k5_s1_d3_f16"), (std::vector<int>{512, 256}));
+  for (const char* word : {"i128_o128_l100_k3_s1_f32", "i32_o64_l100_k3_s2_p1_d2_tf32", "i32_o40_l100_k3_s1_tf32"})
+    EXPECT_EQ(positions(word), std::vector<int>{}) << word;
 }
 
 }  // namespace

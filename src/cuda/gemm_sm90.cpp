@@ -70,7 +70,7 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   // Split, sums of each position in a pitch of 8 modulo 32 instead; and the bias of a channel a row at most, of two
   // tiles.
   const std::int64_t rows = s.rows;
-  const std::int64_t staged = s.by_rows         ? 4 * 8 * (512 + 8 * shape.element_bytes)
+  const std::int64_t staged = s.by_rows         ? std::int64_t{32} * (512 + 8 * shape.element_bytes)
                               : s.splits > 1    ? 4 * group_positions * (rows + (40 - rows % 32) % 32)
                               : shape.direct(p) ? 0
                                                 : segments * pitch * shape.element_bytes;
@@ -144,7 +144,14 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
   // quarter slower than one of 256 under five taps and a little faster under three.
   if (rows <= 64 && shape.planes == 1 && (shape.items(512) <= kItemsOfBatch || shape.taps <= 3))
     add(512, 2, 1, by_rows);
-  if (rows <= 64 || shape.planes == 1) add(256, 2, 1, by_rows);
+  // A window of 192 positions leaves a producer registers for two chunks at a time: faster than 256 positions where the
+  // weights stay. Others would come again for fewer positions.
+  const bool stay = shape.row_tiles({.rows = rows}) == 1 && shape.groups == 1 &&
+                    shape.weight_entries() * shape.weight_bytes({.rows = rows}) <= 96 << 10;
+  if (by_rows && rows == 128 && shape.element_bytes == 2 && stay && shape.span() <= 6)
+    add(184, 2, 1, true);
+  else if (rows <= 64 || shape.planes == 1)
+    add(256, 2, 1, by_rows);
   add(128, 2, 1, by_rows && rows == 128);
   add(64, 1, 1);
   // For calls of a few tiles. A shorter sum takes no longer than the exchange of its parts.
@@ -166,7 +173,7 @@ std::string source(const Layer& layer, const Target&, const Schedule& s) {
   return fmt::format(
       "#include \"gemm_sm90.cuh\"\n\n{}"
       "struct Schedule {{\n"
-      "  static constexpr int ROWS = {}, TILES = {}, CONSUMERS = {}, X_STAGES = {}, W_STAGES = {};\n"
+      "  static constexpr int ROWS = {}, GROUP_POSITIONS = {}, CONSUMERS = {}, X_STAGES = {}, W_STAGES = {};\n"
       "  static constexpr int SPLITS = {};\n"
       "  static constexpr bool BY_ROWS = {};\n"
       "}};\n\n"
@@ -178,8 +185,8 @@ std::string source(const Layer& layer, const Target&, const Schedule& s) {
       "  Gemm::run(call);\n}}\n\n"
       "extern \"C\" __global__ void pack(const __grid_constant__ tconv::Pack call) {{\n"
       "  Gemm::pack(call);\n}}\n",
-      gemm_layer(layer), s.rows, positions_of_group(s) / 64, s.warpgroups, s.stages, s.weight_stages, s.splits,
-      s.by_rows, shared_bytes(p, s), threads(s), packed_bytes(p, s));
+      gemm_layer(layer), s.rows, positions_of_group(s), s.warpgroups, s.stages, s.weight_stages, s.splits, s.by_rows,
+      shared_bytes(p, s), threads(s), packed_bytes(p, s));
 }
 
 Launch pack_launch(const Problem& p, const Schedule& s) {
