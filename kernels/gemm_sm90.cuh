@@ -757,7 +757,8 @@ struct GemmSm90 {
     }
   }
 
-  // By rows. Register j of the accumulator: row 16*warp + 8*(j/2%2) + lane/4 of the group's, position 8*(j/4) + 2*(lane%4) + j%2.
+  // By rows. Register j of the accumulator: row 16*warp + 8*(j/2%2) + lane/4 of the group's, position 8*(j/4) + 2*(lane%4) +
+  // j%2.
   __device__ static int row_of(int group, int thread, int half) {
     return group % SLICES * 64 + thread / 32 * 16 + half * 8 + thread % 32 / 4;
   }
@@ -780,8 +781,8 @@ struct GemmSm90 {
     return make_uint4(word[0], word[1], word[2], word[3]);
   }
 
-  // A warp's rows to y, by itself: eight rows and a part of the positions at a time go through its own shared memory, each row as
-  // far past 16 bytes as it starts in y, or one sample further where that is odd, for they are laid in pairs. So they leave in
+  // A warp's rows to y, by itself: eight rows and a part of the positions at a time go through its own shared memory, each row
+  // as far past 16 bytes as it starts in y, or one sample further where that is odd, for they are laid in pairs. So they leave in
   // 16-byte stores. What a part has behind its last 16 bytes becomes the beginning of the next. INSIDE: all samples of the
   // group's positions are in y. ODD: whether such rows exist.
   template <bool INSIDE, bool ODD>
@@ -865,7 +866,8 @@ struct GemmSm90 {
               const int row = rows + i;
               of_row[i] = y + row * call.y_stride_c;
               const int s = shift_of(of_row[i]);
-              stores[i] = row < there && (OF_PART == PART_POSITIONS || lane < OF_PART / UNIT) && (part > 0 || lane > 0 || s == 0);
+              stores[i] = row < there && (OF_PART == PART_POSITIONS || lane < OF_PART / UNIT) &&
+                          (part > 0 || lane > 0 || s == 0);
               of_row[i] += lane * UNIT - s;
               held[i] = granule<ODD>(buffer + row * PART_PITCH + lane * UNIT, is_odd(s));
             }
