@@ -11,7 +11,8 @@ import pathlib
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from layers import ROOT, note
+
 BINARY = os.environ.get("TCONV_BINARY", ROOT / "build" / "release" / "tconv")
 
 
@@ -70,7 +71,7 @@ def main():
         f"`{machine['command'].split(' --out')[0]}`.",
         "Random data, cold L2, medians of CUDA graph replays in ms; PyTorch: the better of cuDNN's heuristic and benchmark modes, TF32",
         "allowed where the arithmetic is tf32. Error: the largest |y - y64| over max |y64|. Limit: of the GPU's sheet.\n",
-        *([f"{machine['note'][0].upper()}{machine['note'][1:]}.\n"] if "note" in machine else []),
+        *note(machine),
         f"![times faster than PyTorch]({files[0].stem}.svg)\n",
         "| arithmetic | runs | geometric mean, times PyTorch | least | slower than PyTorch |",
         "|---|---:|---:|---:|---:|",

@@ -60,6 +60,11 @@ def elements(layer):
             layer["batch"] * layer["c_out"] * out_length(layer, layer["length"]))
 
 
+def note(machine):
+    """The lines of a table that say what its figures need said, if anything."""
+    return [f"{machine['note'][0].upper()}{machine['note'][1:]}.\n"] if "note" in machine else []
+
+
 def save(path, results):
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

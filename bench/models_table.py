@@ -11,6 +11,7 @@ import pathlib
 import sys
 
 from cpu_table import geometric_mean, ms
+from layers import note
 
 
 def setting(row, device):
@@ -70,7 +71,7 @@ def report(machine, commands, every, name):
         "Before, after: ms for a second of audio, batch 1, medians of turns. Times as fast: the geometric mean of "
         "the median ratios of turns in which the one and the other was first. Share: of the transposed convolutions in a call. Difference: the largest |after - before| over "
         "max |before|. `bench/models.py` says how, `bench/generators.py` which layers.\n",
-        *([f"{machine['note'][0].upper()}{machine['note'][1:]}.\n"] if "note" in machine else []),
+        *note(machine),
         f"![times as fast after replace]({name}.svg)\n",
         "| generator | setting, lengths | before | after | times as fast | share before | share after | difference |",
         "|---|---|---:|---:|---:|---:|---:|---:|"]

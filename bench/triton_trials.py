@@ -742,7 +742,7 @@ def main():
     parser.add_argument("--out")
     arguments = parser.parse_args()
     machine = dict(gpu=torch.cuda.get_device_name(), torch=torch.__version__, triton=triton.__version__,
-                   date=time.strftime("%Y-%m-%d"))
+                   date=time.strftime("%Y-%m-%d"), command=" ".join(["python3", *sys.argv]))
     print(machine["gpu"], machine["torch"], machine["triton"])
     torch.manual_seed(0)
     rows = []

@@ -202,6 +202,11 @@ struct GemmSm90 {
     return t;
   }
 
+  // Of a group.
+  __device__ static long long first_position_of(const Tile& tile, int group) {
+    return tile.position + group / SLICES * GROUP_POSITIONS;
+  }
+
   struct Ring {
     int slot = 0;
     unsigned parity = 0;
@@ -593,7 +598,7 @@ struct GemmSm90 {
     unsigned turn = 0;  // of the tiles that this group stores
     for (long long index = first_tile(); index < tiles; index += tile_step()) {
       const Tile tile = tile_at(index);
-      const long long position = tile.position + group / SLICES * GROUP_POSITIONS;
+      const long long position = first_position_of(tile, group);
       const bool w_is_here = RESIDENT && index != first_tile();
       Accumulators acc;  // of no value from one tile to the next
       // On its way while the products run.
@@ -671,7 +676,7 @@ struct GemmSm90 {
     Element* const buffer = reinterpret_cast<Element*>(shared_pointer(OUT_AT + group * OUT_BYTES));
     const int warp = thread / 32, lane = thread % 32;
     const Corner corner = corner_of(tile);
-    Out segments{call, tile.image, corner.of_all, corner.phase, tile.position + group * GROUP_POSITIONS};
+    Out segments{call, tile.image, corner.of_all, corner.phase, first_position_of(tile, group)};
     const int base = segments.first_shift();
     const int q0 = warp * 16 + lane / 4;
     // Of a lane and block of eight rows. Where channels begin anywhere among the rows it is read anew, so that what follows
@@ -784,16 +789,16 @@ struct GemmSm90 {
   // A warp's rows to y, by itself: eight rows and a part of the positions at a time go through its own shared memory, each row
   // as far past 16 bytes as it starts in y, or one sample further where that is odd, for they are laid in pairs. So they leave in
   // 16-byte stores. What a part has behind its last 16 bytes becomes the beginning of the next. INSIDE: all samples of the
-  // group's positions are in y. ODD: whether such rows exist.
+  // group's positions are in y. ODD: whether such rows exist. `time`: of the group's first sample.
   template <bool INSIDE, bool ODD>
-  __device__ void store_warp(const Accumulators& acc, const Tile& tile, int group, int thread, const float (&bias)[2]) const {
+  __device__ void store_warp(const Accumulators& acc, const Tile& tile, long long time, int group, int thread,
+                             const float (&bias)[2]) const {
     constexpr int ROW_PARTS = GROUP_POSITIONS < PART_POSITIONS ? 1 : GROUP_POSITIONS / PART_POSITIONS;
     constexpr int OF_PART = GROUP_POSITIONS / ROW_PARTS;
     static_assert(PART_POSITIONS == 32 * UNIT, "a lane has 16 bytes of a row");
     static_assert(OF_PART * ROW_PARTS == GROUP_POSITIONS && OF_PART % UNIT == 0, "parts start alike");
     const int warp = thread / 32, lane = thread % 32, mine = lane / 4;  // of eight rows, to lay, and whose ends to store
     const Corner corner = corner_of(tile);
-    const long long time = tile.position + group / SLICES * GROUP_POSITIONS - Layer::PADDING;
     Element* const buffer =
         reinterpret_cast<Element*>(shared_pointer(OUT_AT + group * OUT_BYTES)) + warp * (8 * PART_PITCH);
     const auto shift_of = [](const Element* address) { return Out::misalignment(address); };
@@ -889,15 +894,15 @@ struct GemmSm90 {
   }
   __device__ void store_by_rows(const Accumulators& acc, const Tile& tile, int group, int thread,
                                 const float (&bias)[2]) const {
-    const long long time = tile.position + group / SLICES * GROUP_POSITIONS - Layer::PADDING;
+    const long long time = first_position_of(tile, group) - Layer::PADDING;
     const bool even = reinterpret_cast<unsigned long long>(static_cast<const Element*>(call.y) + time) % (2 * SIZE) == 0 &&
                       (call.y_stride_c | call.y_stride_b) % 2 == 0;
     if (time < 0 || time + GROUP_POSITIONS > call.out_length)
-      store_warp<false, true>(acc, tile, group, thread, bias);
+      store_warp<false, true>(acc, tile, time, group, thread, bias);
     else if (even)
-      store_warp<true, false>(acc, tile, group, thread, bias);
+      store_warp<true, false>(acc, tile, time, group, thread, bias);
     else
-      store_warp<true, true>(acc, tile, group, thread, bias);
+      store_warp<true, true>(acc, tile, time, group, thread, bias);
   }
 
   // From registers to y. FAST: all samples of the group's positions are in y, and pairs are aligned.
@@ -906,7 +911,7 @@ struct GemmSm90 {
     const int warp = thread / 32, lane = thread % 32;
     const Corner corner = corner_of(tile);
     const int row0 = lane % 4 * 2, q0 = warp * 16 + lane / 4;
-    const long long time = (tile.position + group * GROUP_POSITIONS + q0) * Layer::STRIDE - Layer::PADDING;
+    const long long time = (first_position_of(tile, group) + q0) * Layer::STRIDE - Layer::PADDING;
     Element* const y =
         static_cast<Element*>(call.y) + tile.image * call.y_stride_b + corner.of_all * call.y_stride_c + time;
     // Samples from here on are in y from `low` to `high`.
@@ -948,7 +953,7 @@ struct GemmSm90 {
   }
   __device__ void store_direct(const Accumulators& acc, const Tile& tile, int group, int thread, unsigned turn) const {
     if (Layer::BIAS) ptx::barrier(1 + group, 128);
-    const long long time = (tile.position + group * GROUP_POSITIONS) * Layer::STRIDE - Layer::PADDING;
+    const long long time = first_position_of(tile, group) * Layer::STRIDE - Layer::PADDING;
     const bool all = time >= 0 && time + GROUP_POSITIONS * Layer::STRIDE <= call.out_length;
     const bool aligned = !PAIRS || (reinterpret_cast<unsigned long long>(call.y) % (2 * SIZE) == 0 &&
                                     (call.y_stride_c | call.y_stride_b) % 2 == 0);
@@ -987,7 +992,7 @@ struct GemmSm90 {
     const int q0 = split() * SHARE;
     const float* const all = reinterpret_cast<const float*>(shared_pointer(OUT_AT + group * OUT_BYTES));
     const long long t0 =
-        (tile.position + group * GROUP_POSITIONS) * Layer::STRIDE + corner.phase * Layer::GAP - Layer::PADDING;
+        first_position_of(tile, group) * Layer::STRIDE + corner.phase * Layer::GAP - Layer::PADDING;
     const long long positions = end_position - tile.position - group * GROUP_POSITIONS;  // of an image
     Element* const y = static_cast<Element*>(call.y) + tile.image * call.y_stride_b + corner.of_all * call.y_stride_c + t0;
     // Neighbours take samples that are neighbours in y.

@@ -27,23 +27,19 @@ constexpr auto as_stored = [](int value) { return value; };
 
 template <class Layer>
 void run_direct(int length) {
-  for (const host::Size& size : host::sizes(length)) {
-    host::Case<Layer, int> one(size, as_stored);
+  host::each_size<Layer, int>(length, as_stored, [](auto& one) {
     constexpr long long kPacked = 1ll * Layer::GROUPS * Phases<Layer>::TAPS * Layer::C_IN * Phases<Layer>::LIVE *
                                   Layer::PADDED_C_OUT * sizeof(int);
     one.pack(kPacked, 7, pack_direct<Layer>);
     one.run(3, DirectTile<Layer>::THREADS, direct<Layer>);
-    one.check(as_stored);
-  }
+  });
 }
 template <class Layer>
 void run_depthwise(int length) {
-  for (const host::Size& size : host::sizes(length)) {
-    host::Case<Layer, int> one(size, as_stored);
+  host::each_size<Layer, int>(length, as_stored, [](auto& one) {
     one.pack(1ll * Layer::GROUPS * Layer::C_OUT * Layer::K * sizeof(int), 7, pack_depthwise<Layer>);
     one.run(3, Layer::THREADS, depthwise<Layer>);
-    one.check(as_stored);
-  }
+  });
 }
 
 TEST(DirectOnTheHost, PhasesAndGroups) {

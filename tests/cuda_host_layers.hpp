@@ -178,4 +178,14 @@ inline std::vector<Size> sizes(int length) {
           {.batch = 1, .length = 5, .x_start = 0, .x_step = 2, .y_start = 2}};
 }
 
+// `run` packs and runs a case of each size, and it is checked.
+template <class Layer, class Element, class AsStored, class Run>
+void each_size(int length, AsStored as_stored, Run run) {
+  for (const Size& size : sizes(length)) {
+    Case<Layer, Element> one(size, as_stored);
+    run(one);
+    one.check(as_stored);
+  }
+}
+
 }  // namespace tconv::host

@@ -24,16 +24,14 @@ void run_sizes(int length) {
   using Kernel = GemmSm80<Layer, Schedule>;
   static_assert(Kernel::SHARED_BYTES <= SHARED_MOST);
   const auto as_stored = [](int value) { return Layer::Storage::round(static_cast<float>(value)); };
-  for (const host::Size& size : host::sizes(length)) {
-    host::Case<Layer, typename Layer::Storage::Element> one(size, as_stored);
+  host::each_size<Layer, typename Layer::Storage::Element>(length, as_stored, [](auto& one) {
     one.pack(Kernel::PACKED_BYTES, Kernel::PACK_UNITS, Kernel::pack);
     const Call& call = one.call();
     const long long first = Layer::PADDING / Layer::STRIDE;
     const long long positions = (call.out_length - 1 + Layer::PADDING) / Layer::STRIDE - first + 1;
     const long long tiles = (positions + Schedule::POSITIONS - 1) / Schedule::POSITIONS;
     one.run(call.batch * tiles * Layer::GROUPS * Kernel::ROW_TILES, Kernel::THREADS, Kernel::run);
-    one.check(as_stored);
-  }
+  });
 }
 
 TEST(GemmSm80OnTheHost, OnePhaseARow) {

@@ -33,15 +33,13 @@ void run_sizes(int length) {
   using Kernel = GemmSm90<Layer, Schedule>;
   static_assert(Kernel::SHARED_BYTES <= SHARED_MOST);
   const auto as_stored = [](int value) { return Layer::Storage::round(static_cast<float>(value)); };
-  for (const host::Size& size : host::sizes(length)) {
-    host::Case<Layer, typename Layer::Storage::Element> one(size, as_stored);
+  host::each_size<Layer, typename Layer::Storage::Element>(length, as_stored, [](auto& one) {
     one.pack(Kernel::PACKED_BYTES, Kernel::PACK_UNITS, Kernel::pack);
     constexpr char kUnused = 0x7F;
     std::ranges::fill(memory, kUnused);
     one.run(2, Kernel::THREADS, Kernel::run);
     EXPECT_TRUE(std::all_of(memory + Kernel::SHARED_BYTES, memory + SHARED_MOST, [](char c) { return c == kUnused; }));
-    one.check(as_stored);
-  }
+  });
 }
 
 // A phase a row; 16-bit samples are turned on their way out.

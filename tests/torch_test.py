@@ -821,10 +821,10 @@ class Compile(Case):
     def test_weights_that_change(self):
         """Parameters as each call finds them, and buffers of compiled code, written anew in each call."""
         layer = drop_in.ConvTranspose1d(16, 16, 9)
-        x = torch.randint(-4, 5, (2, 16, 5)).float()  # whole numbers, whose sums are exact in any order
+        x = whole(2, 16, 5)
         with torch.no_grad():
             for parameter in layer.parameters():
-                parameter.copy_(torch.randint(-4, 5, parameter.shape))
+                parameter.copy_(whole(*parameter.shape))
 
         def function(x):
             return layer(x) + drop_in.conv_transpose1d(x, layer.weight * 2)

@@ -5,10 +5,6 @@ import sys
 
 import torch
 
-def _empty(device, size, strides, dtype):
-    return torch.empty_strided(size, strides, dtype=dtype, device=device)
-
-
 KINDS = {torch.Tensor, torch.nn.Parameter}  # that are what they seem
 
 
@@ -17,10 +13,9 @@ def derived(_interpreter=torch._C._functorch.peek_interpreter_stack, _forward=to
     return _interpreter() is not None or _forward._current_level >= 0
 
 
-def transformed(_interpreter=torch._C._functorch.peek_interpreter_stack, _tracer=torch._C._get_tracing_state,
-                _forward=torch.autograd.forward_ad):
+def transformed(_tracer=torch._C._get_tracing_state):
     """The same, or torch.jit.trace."""
-    return _interpreter() is not None or _forward._current_level >= 0 or _tracer() is not None
+    return derived() or _tracer() is not None
 
 
 def direct(input, bias, _modes=torch._C._len_torch_dispatch_stack, _autocast=torch.is_autocast_enabled,
@@ -35,6 +30,11 @@ def direct(input, bias, _modes=torch._C._len_torch_dispatch_stack, _autocast=tor
 current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # of a device's number; no CUDA, none
 current_device = getattr(torch._C, "_cuda_getDevice", None)
 
+
+def _empty(device, size, strides, dtype):
+    return torch.empty_strided(size, strides, dtype=dtype, device=device)
+
+
 # Of size, strides and dtype, on the CPU and on the current GPU, as code of torch.compile's gets its buffers: a third of
 # the time of new_empty().
 empty_cpu = getattr(torch._C._dynamo.guards, "_empty_strided_cpu", None) or functools.partial(_empty, "cpu")
@@ -47,12 +47,12 @@ def recorded(device, stream):
     if stream == 0:  # the default stream never is
         return False
     if device == current_device():  # else the guard, which takes longer than all the rest
-        if torch.cuda.is_current_stream_capturing():
-            return True
+        captured = torch.cuda.is_current_stream_capturing()
     else:
         with torch.cuda.device(device):
-            if torch.cuda.is_current_stream_capturing():
-                return True
+            captured = torch.cuda.is_current_stream_capturing()
+    if captured:
+        return True
     trees = sys.modules.get("torch._inductor.cudagraph_trees")
     if trees is None:
         return False

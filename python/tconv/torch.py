@@ -300,12 +300,13 @@ _PLAIN = {(torch._C.DispatchKeySet(kind) | torch._C.DispatchKeySet(autograd)).ra
 
 def _autograd(keys, input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
     """The first kernel of a call outside of torch.inference_mode, and the last one where it can be."""
-    if keys.raw_repr() in _PLAIN and forward_ad._current_level < 0 and not _needs_gradient(input, weight, bias):
+    needed = _needs_gradient(input, weight, bias)
+    if not needed and keys.raw_repr() in _PLAIN and forward_ad._current_level < 0:
         return _kernel(input, weight, bias, stride, padding, output_padding, groups, dilation)
     arguments = input, weight, bias, stride, padding, output_padding, groups, dilation
     if derived():
         return _by_torch(*arguments).contiguous()
-    return _Recorded.apply(*arguments, keys) if _needs_gradient(input, weight, bias) else _below(keys, *arguments)
+    return _Recorded.apply(*arguments, keys) if needed else _below(keys, *arguments)
 
 
 def _below(keys, *arguments):

@@ -28,6 +28,8 @@ struct Shape : Gemm {
   }
   [[nodiscard]] std::int64_t weight_bytes(const Schedule& s) const { return s.rows * row_bytes * planes; }
   [[nodiscard]] std::int64_t weight_entries() const { return chunks * taps; }
+  // Whether a block needs the same weights for all of its tiles.
+  [[nodiscard]] bool same_weights(const Schedule& s) const { return s.splits == 1 && row_tiles(s) == 1 && groups == 1; }
   // What a lane of a producer loads of a chunk, as pairs of positions of 16 bytes of channels.
   [[nodiscard]] std::int64_t items(std::int64_t positions) const {
     const std::int64_t columns = std::max<std::int64_t>(1, row_bytes / 64);
@@ -75,9 +77,8 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
                               : shape.direct(p) ? 0
                                                 : segments * pitch * shape.element_bytes;
   const std::int64_t out_bytes = staged + 8 * rows;
-  const std::int64_t w_stages = s.splits == 1 && shape.row_tiles(s) == 1 && shape.groups == 1
-                                    ? std::min<std::int64_t>(s.weight_stages, shape.weight_entries())
-                                    : s.weight_stages;
+  const std::int64_t w_stages =
+      shape.same_weights(s) ? std::min<std::int64_t>(s.weight_stages, shape.weight_entries()) : s.weight_stages;
   const std::int64_t out_at = ceil_div(s.stages * x_bytes + w_stages * shape.weight_bytes(s), 128) * 128;
   const std::int64_t barriers = s.stages + w_stages + (s.splits > 1 ? s.warpgroups : 0);
   return out_at + ceil_div(s.warpgroups * out_bytes, 128) * 128 + 16 * barriers + 1024;
@@ -121,8 +122,7 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
                .splits = splits,
                .by_rows = by_rows};
     const auto fits = [&](const Schedule& one) { return shared_bytes(p, one) <= room; };
-    if (splits == 1 && shape.row_tiles(s) == 1 && shape.groups == 1)
-      s.weight_stages = static_cast<int>(std::min<std::int64_t>(shape.weight_entries(), 64));
+    if (shape.same_weights(s)) s.weight_stages = static_cast<int>(std::min<std::int64_t>(shape.weight_entries(), 64));
     // All weights stay where they fit, else four slots of them, else fewer of both.
     if (!fits(s)) s.weight_stages = 4;
     if (!fits(s)) s.stages = 2;
@@ -146,8 +146,8 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
     add(512, 2, 1, by_rows);
   // A window of 192 positions leaves a producer registers for two chunks at a time: faster than 256 positions where the
   // weights stay. Others would come again for fewer positions.
-  const bool stay = shape.row_tiles({.rows = rows}) == 1 && shape.groups == 1 &&
-                    shape.weight_entries() * shape.weight_bytes({.rows = rows}) <= 96 << 10;
+  const bool stay =
+      shape.same_weights({.rows = rows}) && shape.weight_entries() * shape.weight_bytes({.rows = rows}) <= 96 << 10;
   if (by_rows && rows == 128 && shape.element_bytes == 2 && stay && shape.span() <= 6)
     add(184, 2, 1, true);
   else if (rows <= 64 || shape.planes == 1)
@@ -242,8 +242,7 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   const double produce = chunks * (kChunk + kItem * static_cast<double>(shape.items(s.positions)) +
                                    kBatch * static_cast<double>(ceil_div(shape.items(s.positions), kItemsOfBatch) - 1));
   // What a tile brings from L2, unless its weights stay where they are.
-  const bool resident =
-      s.splits == 1 && shape.row_tiles(s) == 1 && shape.groups == 1 && shape.weight_entries() <= s.weight_stages;
+  const bool resident = shape.same_weights(s) && shape.weight_entries() <= s.weight_stages;
   const double weights = resident ? 0.0 : static_cast<double>(shape.weight_entries() * shape.weight_bytes(s));
   const double window = static_cast<double>(s.positions * shape.c_in) * shape.element_bytes;
   const double l2 = share * (weights + window) / (target.l2_bytes_per_s.value / target.sms.value) * clock;
