@@ -10,7 +10,7 @@ struct Bf16 {
   unsigned short bits;
 };
 
-// Element<T>: Sum, the type that T is summed in; widen, exact; narrow, to nearest even.
+// Element<T>: Sum, the type that T is summed in; widen, exact; narrow, to nearest even, of 16 bits also two to a word.
 template <class T>
 struct Element;
 
@@ -49,6 +49,11 @@ struct Element<F16> {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(value.bits) : "f"(sum));
     return value;
   }
+  static __device__ unsigned narrow(float first, float second) {
+    unsigned word;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+    return word;
+  }
 };
 
 template <>
@@ -60,6 +65,11 @@ struct Element<Bf16> {
     Bf16 value;
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(value.bits) : "f"(sum));
     return value;
+  }
+  static __device__ unsigned narrow(float first, float second) {
+    unsigned word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+    return word;
   }
 };
 
@@ -74,6 +84,18 @@ struct alignas(N * sizeof(T)) Vector {
   T at[N];
 };
 
+template <bool FIRST, class A, class B>
+struct EitherOf {
+  using Type = A;
+};
+template <class A, class B>
+struct EitherOf<false, A, B> {
+  using Type = B;
+};
+template <bool FIRST, class A, class B>
+using Either = typename EitherOf<FIRST, A, B>::Type;
+
+__host__ __device__ constexpr int common_divisor(int a, int b) { return b == 0 ? a : common_divisor(b, a % b); }
 __device__ __forceinline__ long long smaller(long long a, long long b) { return a < b ? a : b; }
 __device__ __forceinline__ long long larger(long long a, long long b) { return a > b ? a : b; }
 

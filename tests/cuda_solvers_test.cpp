@@ -3,12 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "cuda/compile.hpp"
+#include "cuda/layer.hpp"
 #include "cuda/plan.hpp"
 #include "cuda/solver.hpp"
 #include "problem/catalogue.hpp"
@@ -19,13 +21,15 @@ namespace tconv::cuda {
 namespace {
 
 // One layer of each kind: dead phases, many rows, depthwise, sums in another type than f32, nothing even, a long sum of
-// one channel.
+// one channel; depthwise with pairs of samples in a word, and as much in registers as there may be.
 constexpr const char* kLayers[] = {
     "i32_o64_l100_k3_s2_p1_d2_tf32",       "i512_o256_l100_k16_s8_p4_f16_bias",
     "i24_o24_l100_k12_s2_g24_f32",         "i11_o1_l100_k20_s5_tf32",
     "i6_o9_l100_k7_s3_p2_d4_g3_f64",       "i5_o7_l100_k5_s2_i32_bias",
     "i37_o23_l100_k10_s5_p3_a2_bf16_bias", "i32_o64_l100_k3_s2_p1_d2_f32",
     "i1026_o1_l100_k1024_s256_f16",        "i1026_o1_l100_k1024_s256_f32",
+    "i24_o24_l100_k12_s2_g24_f16",         "i6_o12_l100_k32_s3_p1_g6_bf16_bias",
+    "i6_o6_l100_k16_s3_d2_g6_f64",         "i6_o12_l100_k32_s1_g6_f64",
 };
 
 class Solvers : public testing::TestWithParam<const char*> {
@@ -203,6 +207,27 @@ TEST(Splits, ShareALongSumOfFewTiles) {
 TEST(Splits, NeedClusters) {
   EXPECT_EQ(splits_of("i1026_o1_l863_k1024_s256_f32", "rtx4090"), 1);
   EXPECT_GT(splits_of("i1026_o1_l863_k1024_s256_f32", "b200"), 1);
+}
+
+// Rows of few positions share a block, and none is empty but the last; a long row has blocks of its own.
+TEST(Depthwise, RowsOfFewPositionsShareABlock) {
+  const Target& target = *find_target("h200");
+  const auto rows = [&](const char* word) {
+    const Workload workload = parse_workload(word);
+    const std::vector<Schedule> schedules = kDepthwise.schedules(workload.problem, target);
+    const Schedule& best = schedules[fastest(kDepthwise, schedules, workload, target)];
+    const std::int64_t tiles = ceil_div(positions(workload), best.positions);
+    EXPECT_EQ(kDepthwise.launch(workload, target, best).blocks,
+              workload.extent.batch * ceil_div(workload.problem.c_out, best.rows) * tiles)
+        << word;
+    return best.rows;
+  };
+  EXPECT_EQ(rows("b16_i512_o512_l1_k4_s2_g512_f16"), 32);
+  EXPECT_EQ(rows("b16_i500_o500_l1_k4_s2_g500_tf32"), 32);
+  EXPECT_EQ(rows("b16_i512_o512_l125_k4_s2_g512_f16"), 16);
+  EXPECT_EQ(rows("b16_i1090_o1090_l400_k3_s2_p1_a1_g1090_f16_bias"), 8);
+  EXPECT_EQ(rows("b16_i24_o24_l240138_k12_s2_g24_f16"), 1);
+  EXPECT_EQ(rows("i24_o24_l2000_k12_s2_g24_tf32"), 1);  // fewer blocks than multiprocessors
 }
 
 // One image serves every schedule of a layer: the host packs once.
