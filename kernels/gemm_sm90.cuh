@@ -24,6 +24,20 @@
 
 namespace tconv {
 
+// Of positive numbers. A division of 64 bits is a call, for which the producers have no registers: below 2^32 it is one of 32, and
+// above, bit by bit.
+__device__ inline long long quotient(long long a, long long b) {
+  if ((a | b) >> 32 == 0) return static_cast<unsigned>(a) / static_cast<unsigned>(b);
+  long long quotient = 0, rest = 0;
+#pragma unroll 1
+  for (int bit = 62; bit >= 0; --bit) {
+    rest = 2 * rest + (a >> bit & 1);
+    quotient = 2 * quotient + (rest >= b);
+    if (rest >= b) rest -= b;
+  }
+  return quotient;
+}
+
 template <class Layer, class Schedule>
 struct GemmSm90 {
   using Storage = typename Layer::Storage;
@@ -51,9 +65,7 @@ struct GemmSm90 {
   static_assert(!BY_ROWS || Layer::STRIDE == 1, "neighbouring positions are neighbours in y");
   static_assert(GROUP_POSITIONS % (BY_ROWS ? 8 : 64) == 0, "whole instructions");
   static constexpr int SPAN = (Layer::TAPS - 1) * Layer::JUMP;  // positions before the tile that it reads
-  // The window starts at an even position, so that two samples are one load where x allows it.
-  static constexpr int LEAD = SPAN + (Layer::PADDING / Layer::STRIDE + SPAN) % 2;
-  static constexpr int X_ROWS = (POSITIONS + LEAD + 1) / 2 * 2;
+  static constexpr int X_ROWS = POSITIONS + SPAN;
   static constexpr int X_PLANE = (X_ROWS * ROW_BYTES + 1023) / 1024 * 1024;
   static constexpr int X_BYTES = X_PLANE * PLANES;
 
@@ -196,7 +208,7 @@ struct GemmSm90 {
       t.row_tile = inner / width % ROW_TILES;
       t.group = inner / width / ROW_TILES;
     }
-    t.image = place / position_tiles;
+    t.image = quotient(place, position_tiles);
     t.position = first_position + (place - t.image * position_tiles) * POSITIONS;
     if constexpr (MERGES) t.image *= images;
     return t;
@@ -246,86 +258,161 @@ struct GemmSm90 {
   template <int WIDTH>
   using Samples = typename Loaded<WIDTH * SIZE>::Type;
 
-  // A producer warp has one or two columns of every chunk, a lane every ROW_STEP-th row and WIDTH - 1 after it: all addresses
-  // of a chunk differ by constants. What a lane loads of a column and row is an item. They are loaded in as few batches as
-  // the registers allow, and even ones: a batch waits for memory once. Short windows: those of several chunks at once.
+  // Of each 32 bytes of a row, the first 16 are even channels and the other 16 odd ones, and so they are in the packed
+  // weights. Where rows of x have an odd length, every other one starts between two words; but those of one unit start alike,
+  // and its samples come in aligned pairs, all of which begin a row earlier.
+  __device__ static constexpr int channel_of(int column, int e) { return column / 2 * STEP + column % 2 + 2 * e; }
+
+  // Whether the matrix unit reads a column of a chunk.
+  __device__ static bool in_steps(int chunk, int column) {
+    return LAST_STEPS == STEPS || chunk < CHUNKS - 1 || column < 2 * LAST_STEPS;
+  }
+
+  // A producer warp has one or two columns of every chunk, a lane every ROW_STEP-th row and WIDTH - 1 after it. What a lane
+  // loads of a column and row is an item. They are loaded in as few batches as the registers allow, and even ones: a batch
+  // waits for memory once, and one whose loads are mixed with the stores of another waits for each. Short windows: those of
+  // several chunks at once.
   template <int WIDTH>
   struct Items {
     static constexpr int ROW_STEP = 32 * WIDTH * ROW_WARPS;
-    static constexpr int ROUNDS = (X_ROWS + ROW_STEP - 1) / ROW_STEP;
+    // A few rows past whole rounds, and the one that pairs may leave out before them, come sample by sample: the tail.
+    static constexpr bool TAIL = !MERGES && X_ROWS % ROW_STEP <= 6;
+    static constexpr int ROUNDS = TAIL ? X_ROWS / ROW_STEP : (X_ROWS + ROW_STEP - 1) / ROW_STEP;
+    static constexpr int TAIL_ROW = ROUNDS * ROW_STEP - (WIDTH - 1), TAIL_ROWS = TAIL ? X_ROWS - TAIL_ROW : 0;
+    static constexpr int TAIL_SAMPLES = TAIL_ROWS * CHUNK, TAIL_LOADS = (TAIL_SAMPLES + 32 * PRODUCERS - 1) / (32 * PRODUCERS);
     static constexpr int OF_CHUNK = COLUMN_STEPS * ROUNDS;
     // The sine needs registers of its own, and so do the addresses of single samples.
     static constexpr int ROOM =
-        PRODUCER_REGISTERS - (Layer::BEFORE == Activation::snake ? 80 : WIDTH == 1 ? 64 : 56);
-    static constexpr int MOST = ROOM / (WIDTH * SIZE <= 4 ? UNIT : UNIT * WIDTH * SIZE / 4);
-    static constexpr int BATCHES = (OF_CHUNK + MOST - 1) / MOST;
+        PRODUCER_REGISTERS - (Layer::BEFORE == Activation::snake ? 80 : MERGES ? 88 : WIDTH == 1 ? 72 : 56);
+    static constexpr int REGISTERS = WIDTH * SIZE <= 4 ? UNIT : UNIT * WIDTH * SIZE / 4;  // of an item
+    static constexpr int BATCHES = (OF_CHUNK * REGISTERS + ROOM - 1) / ROOM;
     static constexpr int COUNT = (OF_CHUNK + BATCHES - 1) / BATCHES;  // of a batch
-    static constexpr int AT_ONCE = MOST / OF_CHUNK < 1 ? 1 : MOST / OF_CHUNK > 4 ? 4 : MOST / OF_CHUNK;
-    static constexpr int CHUNKS_AT_ONCE = AT_ONCE < CHUNKS / SPLITS ? AT_ONCE : CHUNKS / SPLITS;
+    static constexpr int least(int a, int b) { return a < b ? a : b; }
+    static constexpr int FIT = ROOM / (OF_CHUNK * REGISTERS + TAIL_LOADS);
+    static constexpr int CHUNKS_AT_ONCE = FIT < 1 ? 1 : least(least(FIT, 4), CHUNKS / SPLITS);
     static_assert(ROW_STEP * ROW_BYTES % 1024 == 0, "a step keeps the swizzle");
   };
+
   template <int WIDTH>
   using Batch = Samples<WIDTH>[Items<WIDTH>::COUNT][UNIT];
 
-  // The rows that a lane brings of a tile, from wherever they lie where images share it.
+  // What a tile reads of x, from some chunk on.
   template <int WIDTH>
-  struct Rows {
-    bool inside[Items<WIDTH>::ROUNDS];
+  struct Window {
+    long long tile;
+    int chunk;
+    const Element* from;  // its first row, of the chunk's first channel
+    const float* alphas;  // of that channel
+    bool shifted;         // of the lane's channels
+    // A pair at an end of x may have one sample that is there. What lies beside it is another channel's, or at least between
+    // others, and may be read with it, except before the first of all samples and behind the last.
+    bool split, has_first, has_last;
+    bool all;             // whatever is loaded of a channel that exists is there
+    int low, high;        // rows that are samples of x
+    // Where images share a tile, the lane's rows lie anywhere.
+    bool inside[MERGES ? Items<WIDTH>::ROUNDS : 1];
     long long offset[MERGES ? Items<WIDTH>::ROUNDS : 1];  // of a sample of any channel
+
+    __device__ bool has(int row, int round) const { return MERGES ? inside[round] : row >= low && row < high; }
   };
+  // Whether the pairs of a channel begin a row earlier.
   template <int WIDTH>
-  __device__ Rows<WIDTH> rows_of(const Tile& tile, int row) const {
-    using Of = Items<WIDTH>;
-    Rows<WIDTH> rows;
-    const long long i = tile.position - LEAD;
-    if constexpr (!MERGES) rows.offset[0] = tile.image * call.x_stride_b + (i + row) * call.x_stride_t;
+  __device__ bool shifted(const Window<WIDTH>& window, int channel) const {
+    const Element* const from = window.from + channel % 2 * call.x_stride_c;
+    return WIDTH == 2 && reinterpret_cast<unsigned long long>(from) % (2 * SIZE) != 0;
+  }
+  template <int WIDTH>
+  __device__ Window<WIDTH> window_at(long long index, int column, int row) const {
+    Window<WIDTH> window;
+    window.tile = index;
+    window.chunk = first_chunk();
+    const Tile tile = tile_at(index);
+    const int channel = tile.group * Layer::C_IN + first_chunk() * CHUNK;
+    const long long first = tile.position - SPAN;
+    window.from = static_cast<const Element*>(call.x) + channel * call.x_stride_c;
+    window.alphas = static_cast<const float*>(call.x_alpha) + channel;
+    if constexpr (MERGES) {
 #pragma unroll
-    for (int r = 0; r < Of::ROUNDS; ++r) {
-      const int at = row + r * Of::ROW_STEP;
-      if constexpr (MERGES) {
-        const int place = at - (LEAD - SPAN);
-        const int image = place / image_rows;
-        const long long time = tile.position - SPAN + (place - image * image_rows);
-        rows.inside[r] =
-            place >= 0 && image < images && tile.image + image < call.batch && time >= 0 && time < call.length;
-        rows.offset[r] = (tile.image + image) * call.x_stride_b + time * call.x_stride_t;
-      } else {
-        rows.inside[r] = at < X_ROWS && i + at >= 0 && i + at < call.length;
+      for (int r = 0; r < Items<WIDTH>::ROUNDS; ++r) {
+        const int place = row + r * Items<WIDTH>::ROW_STEP, image = place / image_rows;
+        const long long time = first + (place - image * image_rows);
+        window.inside[r] = image < images && tile.image + image < call.batch && time >= 0 && time < call.length;
+        window.offset[r] = (tile.image + image) * call.x_stride_b + time * call.x_stride_t;
       }
+    } else {
+      window.from += tile.image * call.x_stride_b + first * call.x_stride_t;
+      window.low = first < 0 ? static_cast<int>(-first) : -1;
+      window.high = call.length - first < 2 * X_ROWS ? static_cast<int>(call.length - first) : 2 * X_ROWS;
     }
-    return rows;
+    window.shifted = shifted<WIDTH>(window, column % 2);
+    window.split = (first < 0 && (window.low + window.shifted) % 2 != 0) ||
+                   (window.high < 2 * X_ROWS && (window.high + window.shifted) % 2 != 0);
+    window.has_first = tile.group == 0 && (tile.image == 0 || call.x_stride_b <= 0);
+    window.has_last = tile.group == Layer::GROUPS - 1 && (tile.image == call.batch - 1 || call.x_stride_b <= 0);
+    window.all = !MERGES && first > 0 && first + X_ROWS < call.length;
+    return window;
+  }
+  template <int WIDTH>
+  __device__ void advance(Window<WIDTH>& window, int column, int row) const {
+    constexpr int COUNT = Items<WIDTH>::CHUNKS_AT_ONCE;
+    if (window.chunk + COUNT < end_chunk()) {
+      window.chunk += COUNT;
+      window.from += COUNT * CHUNK * call.x_stride_c;
+      window.alphas += COUNT * CHUNK;
+    } else if (window.tile + tile_step() < tiles) {
+      window = window_at<WIDTH>(window.tile + tile_step(), column, row);
+    } else {
+      window.tile = tiles;
+    }
   }
 
-  // Items of batch number `batch` of a chunk, of whose channels from the warp's first column on `channels` exist. ALL: they
-  // do, and so do the samples of all rows that the tile has.
-  template <int WIDTH, bool ALL>
-  __device__ void load_batch(const Element* from, const Rows<WIDTH>& rows, bool last_row, int batch, int channels,
+  template <int WIDTH>
+  __device__ bool is_open(const Window<WIDTH>& window, int chunk) const {
+    const int at = window.chunk + chunk;
+    return call.x_stride_c <= 0 || (window.has_first && at == 0) || (window.has_last && at == CHUNKS - 1);
+  }
+  // What a load may take for granted: that its samples are there, and so are its channels; that they may be read where one is
+  // there; nothing.
+  enum class Ends { inside, readable, open };
+
+  // A batch of the chunk that is `chunk` of them past the window's; `row`: of the window, the lane's in round 0. All rounds of a
+  // channel have one address. Of a pair at an end, what is not there is anything.
+  template <int WIDTH, Ends ENDS>
+  __device__ void load_batch(const Window<WIDTH>& window, int chunk, int batch, int column, int row,
                              Batch<WIDTH>& values) const {
     using Of = Items<WIDTH>;
 #pragma unroll
     for (int c = 0; c < COLUMN_STEPS; ++c) {
-      const Element* channel = from + c * COLUMN_STEP * call.x_stride_c;
+      if (!in_steps(window.chunk + chunk, column + c * PRODUCERS)) continue;
+      const int channel = c * COLUMN_STEP + channel_of(column, 0);
+      const int channels = Layer::C_IN - (window.chunk + chunk) * CHUNK;
+      const Element* of_channel = window.from + (chunk * CHUNK + channel) * call.x_stride_c;
+      if constexpr (!MERGES) of_channel += WIDTH == 1 ? row * call.x_stride_t : row;
 #pragma unroll
       for (int e = 0; e < UNIT; ++e) {
-        const bool real = Layer::C_IN % CHUNK == 0 || c * COLUMN_STEP + e < channels;
 #pragma unroll
         for (int r = 0; r < Of::ROUNDS; ++r) {
-          const int item = c * Of::ROUNDS + r - batch * Of::COUNT;
+          const int item = c * Of::ROUNDS + r - batch * Of::COUNT, at = row + r * Of::ROW_STEP;
           if (item < 0 || item >= Of::COUNT) continue;
-          const Element* const p = channel + (MERGES       ? rows.offset[r]
-                                              : WIDTH == 1 ? r * Of::ROW_STEP * call.x_stride_t
-                                                           : r * Of::ROW_STEP);
+          const Element* const from = of_channel + (MERGES       ? window.offset[r]
+                                                    : WIDTH == 1 ? r * Of::ROW_STEP * call.x_stride_t
+                                                                 : r * Of::ROW_STEP);
           auto& value = values[item][e];
-          if constexpr (ALL) {
-            if (X_ROWS % Of::ROW_STEP == 0 || r < Of::ROUNDS - 1)
-              value = *reinterpret_cast<const Samples<WIDTH>*>(p);
-            else
-              ptx::load_if(last_row, p, value);
-          } else {
-            value = real && rows.inside[r] ? *reinterpret_cast<const Samples<WIDTH>*>(p) : Samples<WIDTH>{};
+          const bool real = Layer::C_IN % STEP == 0 || channel + 2 * e < channels;
+          const bool first = window.has(at, r), second = WIDTH == 2 && window.has(at + 1, r);
+          if (ENDS == Ends::inside && (Of::TAIL || r < Of::ROUNDS - 1)) {
+            value = *reinterpret_cast<const Samples<WIDTH>*>(from);
+            continue;
           }
+          value = Samples<WIDTH>{};
+          if constexpr (ENDS == Ends::inside)
+            ptx::load_if(at < X_ROWS, from, value);
+          else if constexpr (ENDS == Ends::readable)
+            ptx::load_if(real && (first || second), from, value);
+          else
+            ptx::load_pair_if(real && first, real && second, from, value);
         }
-        channel += call.x_stride_c;
+        of_channel += 2 * call.x_stride_c;
       }
     }
   }
@@ -337,23 +424,23 @@ struct GemmSm90 {
     else
       return Storage::round(before<Layer>(Storage::load(static_cast<Element>(bits)), alpha));
   }
-  // What is absent is zero and stays it by every formula; an alpha that is no number would not let it. The ends of x lie at even
-  // rows: one load's samples are there together.
+  // What is absent is zero and stays it by every formula; an alpha that is no number would not let it.
   template <int WIDTH>
-  __device__ static void activate_item(Samples<WIDTH> (&item)[UNIT], const float* alphas, bool inside, int channels) {
+  __device__ static void activate_item(Samples<WIDTH> (&item)[UNIT], const float* alphas, bool first, bool second,
+                                       int channels) {
     constexpr bool SNAKE = Layer::BEFORE == Activation::snake;
-    if (SNAKE && !inside) return;
+    const auto one = [&](unsigned bits, float alpha, bool there) { return SNAKE && !there ? 0 : activated(bits, alpha); };
 #pragma unroll
     for (int e = 0; e < UNIT; ++e) {
-      if (SNAKE && e >= channels) break;
-      const float alpha = alpha_before<Layer, float>(alphas, e);
+      if (SNAKE && 2 * e >= channels) break;
+      const float alpha = alpha_before<Layer, float>(alphas, 2 * e);
       auto& v = item[e];
       if constexpr (WIDTH * SIZE == 8)
-        v = make_uint2(activated(v.x, alpha), activated(v.y, alpha));
+        v = make_uint2(one(v.x, alpha, first), one(v.y, alpha, second));
       else if constexpr (WIDTH == 2)
-        v = activated(v & 0xFFFF, alpha) | activated(v >> 16, alpha) << 16;
+        v = one(v & 0xFFFF, alpha, first) | one(v >> 16, alpha, second) << 16;
       else
-        v = static_cast<Samples<WIDTH>>(activated(v, alpha));
+        v = static_cast<Samples<WIDTH>>(one(v, alpha, first));
     }
   }
 
@@ -385,73 +472,134 @@ struct GemmSm90 {
     }
   }
 
-  // Rows whose samples come in aligned pairs.
-  __device__ bool pairs() const {
-    return call.x_stride_t == 1 && reinterpret_cast<unsigned long long>(call.x) % (2 * SIZE) == 0 &&
-           (call.length | call.x_stride_b | call.x_stride_c) % 2 == 0;
+  // Of a pair, what is there.
+  __device__ static void keep(unsigned& pair, bool first, bool second) {
+    pair &= (first ? 0x0000FFFF : 0) | (second ? 0xFFFF0000 : 0);
+  }
+  __device__ static void keep(uint2& pair, bool first, bool second) {
+    pair.x = first ? pair.x : 0;
+    pair.y = second ? pair.y : 0;
+  }
+  __device__ static void keep(unsigned short&, bool, bool) {}  // no pair
+
+  template <int WIDTH>
+  __device__ static void store_item(const Window<WIDTH>& window, int chunk, int c, int r, int column, int row, bool swap,
+                                    unsigned stage, Samples<WIDTH> (&values)[UNIT]) {
+    using Of = Items<WIDTH>;
+    const int at = row + r * Of::ROW_STEP;
+    if (!in_steps(window.chunk + chunk, column + c * PRODUCERS)) return;
+    if (WIDTH == 2 && window.split && !window.all) {
+      const bool first = window.has(at, r), second = window.has(at + 1, r);
+#pragma unroll
+      for (int e = 0; e < UNIT; ++e) keep(values[e], first, second);
+    }
+    if constexpr (Layer::BEFORE != Activation::none) {
+      const int channel = chunk * CHUNK + c * COLUMN_STEP + channel_of(column, 0);
+      activate_item<WIDTH>(values, window.alphas + channel, window.has(at, r), WIDTH == 2 && window.has(at + 1, r),
+                           Layer::C_IN - window.chunk * CHUNK - channel);
+    }
+    const unsigned to = stage + r * (Of::ROW_STEP * ROW_BYTES);
+    const auto store = [&](bool second) {
+      if (WIDTH == 2 && r == 0 && at + second < 0) return;
+      if (!Of::TAIL && r == Of::ROUNDS - 1 && at + second >= X_ROWS) return;
+      store_row<WIDTH>(to + (swizzled((row + second) * ROW_BYTES + column * 16) ^ c * 64), values, second);
+    };
+    store(swap);
+    if constexpr (WIDTH == 2) store(!swap);
+  }
+
+  // The samples of a tail that a thread brings: each one's channel of the chunk, and its row.
+  template <int WIDTH>
+  using Tail = Samples<1>[Items<WIDTH>::TAIL_LOADS > 0 ? Items<WIDTH>::TAIL_LOADS : 1];
+  template <int WIDTH, class Each>
+  __device__ static void each_of_tail(int thread, Each each) {
+    using Of = Items<WIDTH>;
+    if constexpr (Of::TAIL_LOADS > 0) {
+#pragma unroll
+      for (int i = 0; i < Of::TAIL_LOADS; ++i) {
+        const int sample = thread + i * 32 * PRODUCERS;
+        if (sample < Of::TAIL_SAMPLES) each(i, sample / Of::TAIL_ROWS, Of::TAIL_ROW + sample % Of::TAIL_ROWS);
+      }
+    }
+  }
+  // The loads go by a predicate, or a lane without one would wait for the others' at once.
+  template <int WIDTH>
+  __device__ void load_tail(const Window<WIDTH>& window, int chunk, int thread, Tail<WIDTH>& values) const {
+    each_of_tail<WIDTH>(thread, [&](int i, int channel, int row) {
+      const bool real = channel < Layer::C_IN - (window.chunk + chunk) * CHUNK && window.has(row, 0);
+      const Element* const from = window.from + (chunk * CHUNK + channel) * call.x_stride_c + row * call.x_stride_t;
+      values[i] = 0;
+      ptx::load_if(real, from, values[i]);
+    });
+  }
+  template <int WIDTH>
+  __device__ void store_tail(const Window<WIDTH>& window, int chunk, int thread, unsigned stage, Tail<WIDTH>& values) const {
+    each_of_tail<WIDTH>(thread, [&](int i, int channel, int row) {
+      if (WIDTH == 2 && row == Items<WIDTH>::TAIL_ROW && !shifted(window, channel)) return;  // a pair has it
+      const int in_step = channel % STEP;
+      const unsigned to = stage + swizzled(row * ROW_BYTES + channel / STEP * 32 + in_step % 2 * 16 + in_step / 2 * SIZE);
+      Samples<1> bits = values[i];
+      if (Layer::BEFORE != Activation::none && window.has(row, 0) &&
+          channel < Layer::C_IN - (window.chunk + chunk) * CHUNK)
+        bits = static_cast<Samples<1>>(activated(bits, alpha_before<Layer, float>(window.alphas, chunk * CHUNK + channel)));
+      if constexpr (SIZE == 4) {
+        const float sample = __uint_as_float(bits);
+        bits = ptx::to_tf32(sample);
+        if constexpr (PLANES == 2) ptx::store_shared(to + X_PLANE, low_part(sample, bits));
+      }
+      ptx::store_shared(to, bits);
+    });
   }
 
   template <int WIDTH>
   __device__ void produce_x(int warp, int lane) const {
     using Of = Items<WIDTH>;
+    const int thread = warp * 32 + lane;
     const int column = warp % COLUMNS, row = (warp / COLUMNS * 32 + lane) * WIDTH;
     // Every other four lanes store their second row first, so that eight of them never meet in a bank.
     const bool swap = WIDTH == 2 && (row >> 3 & 1) != 0;
-    const unsigned first = swizzled((row + swap) * ROW_BYTES + column * 16);
-    const unsigned second = swizzled((row + !swap) * ROW_BYTES + column * 16);
-    const bool last_row = row + (Of::ROUNDS - 1) * Of::ROW_STEP < X_ROWS;  // the tile has it
-    const auto channels_of = [&](int chunk) { return Layer::C_IN - chunk * CHUNK - column * UNIT; };
     Batch<WIDTH> values[Of::CHUNKS_AT_ONCE];
+    Tail<WIDTH> tails[Of::CHUNKS_AT_ONCE];
     Ring ring;
-    for (long long index = first_tile(); index < tiles; index += tile_step()) {
-      const Tile tile = tile_at(index);
-      const Rows<WIDTH> rows = rows_of<WIDTH>(tile, row);
-      const bool all_rows = !MERGES && tile.position >= LEAD && tile.position - LEAD + X_ROWS <= call.length;
-      const int channel = tile.group * Layer::C_IN + first_chunk() * CHUNK + column * UNIT;
-      const Element* from = static_cast<const Element*>(call.x) + channel * call.x_stride_c;
-      if constexpr (!MERGES) from += rows.offset[0];
-      const float* alphas = static_cast<const float*>(call.x_alpha) + channel;
+    Window<WIDTH> window = window_at<WIDTH>(first_tile(), column, row);
 #pragma unroll 1
-      for (int chunk0 = first_chunk(); chunk0 < end_chunk(); chunk0 += Of::CHUNKS_AT_ONCE) {
+    for (; window.tile < tiles; advance(window, column, row)) {
+      const int lane_row = row - window.shifted;
 #pragma unroll
-        for (int batch = 0; batch < Of::BATCHES; ++batch) {
+      for (int batch = 0; batch < Of::BATCHES; ++batch) {
+        const bool last = batch == Of::BATCHES - 1;
 #pragma unroll
-          for (int ahead = 0; ahead < Of::CHUNKS_AT_ONCE; ++ahead) {
-            if (ahead > 0 && chunk0 + ahead >= end_chunk()) break;
-            const Element* const chunk_from = from + ahead * CHUNK * call.x_stride_c;
-            if (all_rows && (Layer::C_IN % CHUNK == 0 || chunk0 + ahead < CHUNKS - 1))
-              load_batch<WIDTH, true>(chunk_from, rows, last_row, batch, 0, values[ahead]);
-            else
-              load_batch<WIDTH, false>(chunk_from, rows, last_row, batch, channels_of(chunk0 + ahead), values[ahead]);
+        for (int chunk = 0; chunk < Of::CHUNKS_AT_ONCE; ++chunk) {
+          if (chunk > 0 && window.chunk + chunk >= end_chunk()) break;
+          if constexpr (WIDTH == 1) {
+            load_batch<1, Ends::readable>(window, chunk, batch, column, lane_row, values[chunk]);
+          } else if (window.all && (Layer::C_IN % STEP == 0 || window.chunk + chunk < CHUNKS - 1)) {
+            load_batch<2, Ends::inside>(window, chunk, batch, column, lane_row, values[chunk]);
+          } else if (!window.split || !is_open(window, chunk)) {
+            load_batch<2, Ends::readable>(window, chunk, batch, column, lane_row, values[chunk]);
+          } else {
+            load_batch<2, Ends::open>(window, chunk, batch, column, lane_row, values[chunk]);
           }
-#pragma unroll
-          for (int ahead = 0; ahead < Of::CHUNKS_AT_ONCE; ++ahead) {
-            const int chunk = chunk0 + ahead;
-            if (ahead > 0 && chunk >= end_chunk()) break;
-            const int steps = LAST_STEPS == STEPS || chunk < CHUNKS - 1 ? STEPS : LAST_STEPS;
-            if (batch == 0) ptx::mbarrier_wait(x_empty(ring.slot), ring.parity ^ 1);
-            const unsigned stage = shared + X_AT + ring.slot * X_BYTES;
-#pragma unroll
-            for (int item = 0; item < Of::COUNT; ++item) {
-              const int c = (batch * Of::COUNT + item) / Of::ROUNDS, r = (batch * Of::COUNT + item) % Of::ROUNDS;
-              if (c >= COLUMN_STEPS || (LAST_STEPS < STEPS && column + c * PRODUCERS >= 2 * steps)) continue;
-              if constexpr (Layer::BEFORE != Activation::none)
-                activate_item<WIDTH>(values[ahead][item], alphas + ahead * CHUNK + c * COLUMN_STEP, rows.inside[r],
-                                     channels_of(chunk) - c * COLUMN_STEP);
-              if (X_ROWS % Of::ROW_STEP != 0 && r == Of::ROUNDS - 1 && !last_row) continue;
-              const unsigned to = stage + r * (Of::ROW_STEP * ROW_BYTES);
-              store_row<WIDTH>(to + (first ^ c * 64), values[ahead][item], swap);
-              if constexpr (WIDTH == 2) store_row<WIDTH>(to + (second ^ c * 64), values[ahead][item], !swap);
-            }
-            if (batch < Of::BATCHES - 1) continue;
-            ptx::fence_async_shared();
-            __syncwarp();
-            if (lane == 0) ptx::mbarrier_arrive(x_full(ring.slot));
-            ring.template next<X_STAGES>();
-          }
+          if (last) load_tail(window, chunk, thread, tails[chunk]);
         }
-        from += Of::CHUNKS_AT_ONCE * CHUNK * call.x_stride_c;
-        alphas += Of::CHUNKS_AT_ONCE * CHUNK;
+#pragma unroll
+        for (int chunk = 0; chunk < Of::CHUNKS_AT_ONCE; ++chunk) {
+          if (chunk > 0 && window.chunk + chunk >= end_chunk()) break;
+          if (batch == 0) ptx::mbarrier_wait(x_empty(ring.slot), ring.parity ^ 1);
+          const unsigned stage = shared + X_AT + ring.slot * X_BYTES;
+#pragma unroll
+          for (int i = 0; i < Of::COUNT; ++i) {
+            const int item = batch * Of::COUNT + i;
+            if (item < Of::OF_CHUNK)
+              store_item(window, chunk, item / Of::ROUNDS, item % Of::ROUNDS, column, lane_row, swap, stage, values[chunk][i]);
+          }
+          if (!last) continue;
+          store_tail(window, chunk, thread, stage, tails[chunk]);
+          ptx::fence_async_shared();
+          __syncwarp();
+          if (lane == 0) ptx::mbarrier_arrive(x_full(ring.slot));
+          ring.template next<X_STAGES>();
+        }
       }
     }
   }
@@ -568,7 +716,7 @@ struct GemmSm90 {
         const bool drain = PROMOTE || (X_STAGES == 1 && tap == Layer::TAPS - 1);
         if constexpr (COUNT > 0) {
           // Multiples of 16 below 2^18, and above that the block's place in its cluster.
-          const unsigned both = ptx::uniform(((x + (LEAD - tap * Layer::JUMP) * ROW_BYTES) / 16 & 0x3FFF) |
+          const unsigned both = ptx::uniform(((x + (SPAN - tap * Layer::JUMP) * ROW_BYTES) / 16 & 0x3FFF) |
                                              (slice + ring.w.slot * W_BYTES) / 16 << 16);
           const unsigned x_tap = both & 0xFFFF, w = both >> 16;
           if (LAST_STEPS == STEPS || chunk < CHUNKS - 1)
@@ -1061,7 +1209,7 @@ struct GemmSm90 {
       kernel.consume(warp / 4, threadIdx.x % 128);
     } else if (warp < 4 * CONSUMERS + PRODUCERS) {
       take_registers<PRODUCER_REGISTERS>();
-      if (MERGES || !kernel.pairs())
+      if (MERGES || call.x_stride_t != 1)
         kernel.template produce_x<1>(warp - 4 * CONSUMERS, threadIdx.x % 32);
       else
         kernel.template produce_x<MERGES ? 1 : 2>(warp - 4 * CONSUMERS, threadIdx.x % 32);
@@ -1073,7 +1221,7 @@ struct GemmSm90 {
 
   // --- weights ----------------------------------------------------------------------------------
 
-  // packed[group][row tile][chunk][tap][plane][row][channel], rows swizzled; zero where a phase lacks the tap, a channel or a
+  // packed[group][row tile][chunk][tap][plane][row][channel], rows swizzled and their channels in x's order; zero where a phase lacks the tap, a channel or a
   // phase is past the last. One thread for 16 bytes of a plane.
   static constexpr long long PACKED_BYTES = 1ll * Layer::GROUPS * ROW_TILES * W_ENTRIES * W_BYTES;
   static constexpr long long PACK_UNITS = PACKED_BYTES / PLANES / 16;
@@ -1098,7 +1246,7 @@ struct GemmSm90 {
     unsigned hi[4], lo[4];
 #pragma unroll
     for (int e = 0; e < UNIT; ++e) {
-      const int c = chunk * CHUNK + column * UNIT + e;
+      const int c = chunk * CHUNK + channel_of(column, e);
       Element value = 0;
       if (real_row && k < Layer::K && c < Layer::C_IN)
         value = w[(static_cast<long long>(group) * Layer::C_IN + c) * call.stride_in + channel * call.stride_out +

@@ -141,6 +141,9 @@ __device__ __forceinline__ void store_shared(unsigned address, unsigned a, unsig
 __device__ __forceinline__ void store_shared(unsigned address, unsigned a) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(a) : "memory");
 }
+__device__ __forceinline__ void store_shared(unsigned address, unsigned short a) {
+  asm volatile("st.shared.b16 [%0], %1;" ::"r"(address), "h"(a) : "memory");
+}
 // In the order they are written, so that several are on their way before the first is used.
 __device__ __forceinline__ void load_shared(unsigned address, unsigned& a, unsigned& b, unsigned& c, unsigned& d) {
   asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
@@ -155,21 +158,34 @@ __device__ __forceinline__ void together(unsigned (&words)[8]) {
                  "+r"(words[6]), "+r"(words[7]));
 }
 
-// By a predicate, for a branch around it costs more than the access. What is not loaded is anything.
+// By a predicate, for a branch around it costs more than the access. What is not loaded stays as it was.
 __device__ __forceinline__ void load_if(bool condition, const void* address, unsigned short& v) {
   asm volatile("{ .reg .pred p; setp.ne.s32 p, %1, 0;\n@p ld.global.b16 %0, [%2]; }"
-               : "=h"(v)
+               : "+h"(v)
                : "r"(static_cast<int>(condition)), "l"(address));
 }
 __device__ __forceinline__ void load_if(bool condition, const void* address, unsigned& v) {
   asm volatile("{ .reg .pred p; setp.ne.s32 p, %1, 0;\n@p ld.global.b32 %0, [%2]; }"
-               : "=r"(v)
+               : "+r"(v)
                : "r"(static_cast<int>(condition)), "l"(address));
 }
 __device__ __forceinline__ void load_if(bool condition, const void* address, uint2& v) {
   asm volatile("{ .reg .pred p; setp.ne.s32 p, %2, 0;\n@p ld.global.v2.b32 {%0, %1}, [%3]; }"
-               : "=r"(v.x), "=r"(v.y)
+               : "+r"(v.x), "+r"(v.y)
                : "r"(static_cast<int>(condition)), "l"(address));
+}
+// Two neighbours, of which one may be absent: the other is then read alone.
+__device__ __forceinline__ void load_pair_if(bool first, bool second, const unsigned short* address, unsigned& v) {
+  unsigned low = 0, high = 0;
+  asm volatile("{ .reg .pred p, q; setp.ne.s32 p, %2, 0; setp.ne.s32 q, %3, 0;\n"
+               "@p ld.global.u16 %0, [%4];\n@q ld.global.u16 %1, [%4 + 2]; }"
+               : "+r"(low), "+r"(high)
+               : "r"(static_cast<int>(first)), "r"(static_cast<int>(second)), "l"(address));
+  v = low | high << 16;
+}
+__device__ __forceinline__ void load_pair_if(bool first, bool second, const float* address, uint2& v) {
+  load_if(first, address, v.x);
+  load_if(second, address + 1, v.y);
 }
 __device__ __forceinline__ void store_if(bool condition, void* address, uint4 value) {
   asm volatile("{ .reg .pred p; setp.ne.s32 p, %0, 0;\n"

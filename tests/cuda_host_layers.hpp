@@ -171,9 +171,11 @@ class Case {
   Call call_{};
 };
 
-// Pairs and fours of samples; single ones, as the length is odd; strided x and tiles that reach over both ends of y.
+// Pairs and fours of samples; single ones, as the length is odd, of rows that begin between two words and of others;
+// strided x and tiles that reach over both ends of y.
 inline std::vector<Size> sizes(int length) {
   return {{.batch = 2, .length = length, .x_start = 0, .x_step = 1, .y_start = 0},
+          {.batch = 2, .length = length + 3, .x_start = 0, .x_step = 1, .y_start = 3},
           {.batch = 1, .length = length + 1, .x_start = 1, .x_step = 1, .y_start = 1},
           {.batch = 1, .length = 5, .x_start = 0, .x_step = 2, .y_start = 2}};
 }

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <random>
 
 #include "cuda_host_layers.hpp"
 // Behind it.
@@ -42,6 +43,15 @@ void run_sizes(int length) {
   });
 }
 
+TEST(GemmSm90OnTheHost, QuotientsOfAnySize) {
+  std::mt19937_64 random(std::random_device{}());
+  for (int i = 0; i < 1000; ++i) {
+    const auto a = static_cast<long long>(random() >> (1 + random() % 62));
+    const auto b = static_cast<long long>(random() >> (1 + random() % 62)) + 1;
+    ASSERT_EQ(quotient(a, b), a / b) << a << " / " << b;
+    ASSERT_EQ(quotient(a / b * b, b), a / b) << a / b * b << " / " << b;
+  }
+}
 // A phase a row; 16-bit samples are turned on their way out.
 TEST(GemmSm90OnTheHost, OnePhaseStagesItsOutputs) {
   run_sizes<LayerOf<AsInteger, 64, 128, 3, 1, 1, 0, true>, ScheduleOf<128, 2, 2, 2, 3>>(306);
@@ -90,6 +100,15 @@ TEST(GemmSm90OnTheHost, ActivatesBothEnds) {
 TEST(GemmSm90OnTheHost, MorePhasesThanRows) {
   run_sizes<LayerOf<AsInteger, 64, 2, 300, 150, 1, 0, true>, ScheduleOf<128, 1, 1, 2, 4>>(70);
   run_sizes<LayerOf<AsTf32, 72, 1, 128, 64, 1, 5, false>, ScheduleOf<48, 1, 2, 2, 3>>(40);
+}
+// Channels that fill no step of the matrix unit, or no chunk.
+TEST(GemmSm90OnTheHost, FewChannels) {
+  run_sizes<LayerOf<AsInteger, 11, 1, 20, 5, 1, 0, false>, ScheduleOf<32, 4, 2, 2, 4>>(1600);
+  run_sizes<LayerOf<AsInteger, 11, 1, 20, 5, 1, 0, false>, ScheduleOf<32, 2, 2, 2, 4>>(1600);
+  run_sizes<LayerOf<AsInteger, 11, 1, 20, 5, 1, 0, false>, ScheduleOf<32, 1, 2, 2, 4>>(800);
+  run_sizes<LayerOf<AsInteger, 11, 1, 20, 5, 1, 0, false>, ScheduleOf<32, 1, 1, 2, 4>>(400);
+  run_sizes<LayerOf<AsInteger, 48, 8, 8, 4, 1, 0, true>, ScheduleOf<32, 2, 2, 2, 2>>(801);
+  run_sizes<LayerOf<AsTf32, 13, 20, 3, 1, 1, 1, true>, ScheduleOf<24, 2, 2, 2, 3>>(801);
 }
 // More than registers hold at once: a window in two batches, and several short ones together.
 TEST(GemmSm90OnTheHost, WindowsInBatchesAndTogether) {

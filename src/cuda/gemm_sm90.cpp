@@ -30,10 +30,12 @@ struct Shape : Gemm {
   [[nodiscard]] std::int64_t weight_entries() const { return chunks * taps; }
   // Whether a block needs the same weights for all of its tiles.
   [[nodiscard]] bool same_weights(const Schedule& s) const { return s.splits == 1 && row_tiles(s) == 1 && groups == 1; }
-  // What a lane of a producer loads of a chunk, as pairs of positions of 16 bytes of channels.
+  // What a lane of a producer loads of a chunk, as pairs of positions of 16 bytes of channels; a few rows past whole rounds
+  // are no item.
   [[nodiscard]] std::int64_t items(std::int64_t positions) const {
     const std::int64_t columns = std::max<std::int64_t>(1, row_bytes / 64);
-    return columns * ceil_div(positions + span(), row_bytes == 32 ? 128 : 64);
+    constexpr std::int64_t kTail = 6;
+    return columns * ceil_div(positions + span() - kTail, row_bytes == 32 ? 128 : 64);
   }
   // Outputs leave from registers where eight positions of eight rows are a long run in y.
   [[nodiscard]] bool direct(const Problem& p) const {
@@ -55,10 +57,7 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   const Shape shape(p);
   const std::int64_t group_positions = positions_of_group(s);
   const bool whole = shape.live <= s.rows;
-  const std::int64_t span = shape.span();
-  const std::int64_t lead = span + (p.padding / p.stride + span) % 2;
-  const std::int64_t x_rows = (s.positions + lead + 1) / 2 * 2;
-  const std::int64_t x_bytes = ceil_div(x_rows * shape.row_bytes, 1024) * 1024 * shape.planes;
+  const std::int64_t x_bytes = ceil_div((s.positions + shape.span()) * shape.row_bytes, 1024) * 1024 * shape.planes;
   const std::int64_t vector = 16 / shape.element_bytes;
   const std::int64_t channels = shape.tile_channels(s);
   const std::int64_t segment = whole ? group_positions * p.stride : s.rows * shape.gap;

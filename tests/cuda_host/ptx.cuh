@@ -238,6 +238,10 @@ inline void store_shared(unsigned address, unsigned a) {
   if (address % 4 != 0) host::fail("a store of 4 bytes is aligned");
   std::memcpy(host::shared_bytes() + address, &a, 4);
 }
+inline void store_shared(unsigned address, unsigned short a) {
+  if (address % 2 != 0) host::fail("a store of 2 bytes is aligned");
+  std::memcpy(host::shared_bytes() + address, &a, 2);
+}
 inline void load_shared(unsigned address, unsigned& a, unsigned& b, unsigned& c, unsigned& d) {
   if (address % 16 != 0) host::fail("a load of 16 bytes is aligned");
   unsigned words[4];
@@ -247,7 +251,16 @@ inline void load_shared(unsigned address, unsigned& a, unsigned& b, unsigned& c,
 inline void together(unsigned (&)[8]) {}
 template <class Value>
 void load_if(bool condition, const void* address, Value& value) {
-  if (condition) std::memcpy(&value, address, sizeof(value));
+  if (!condition) return;
+  if (reinterpret_cast<std::uintptr_t>(address) % sizeof(value) != 0) host::fail("a load is aligned");
+  std::memcpy(&value, address, sizeof(value));
+}
+inline void load_pair_if(bool first, bool second, const unsigned short* address, unsigned& v) {
+  v = (first ? address[0] : 0u) | (second ? address[1] : 0u) << 16;
+}
+inline void load_pair_if(bool first, bool second, const float* address, uint2& v) {
+  load_if(first, address, v.x);
+  load_if(second, address + 1, v.y);
 }
 inline void store_if(bool condition, void* address, uint4 value) {
   if (!condition) return;
