@@ -24,8 +24,8 @@
 
 namespace tconv {
 
-// Of positive numbers. A division of 64 bits is a call, for which the producers have no registers: below 2^32 it is one of 32, and
-// above, bit by bit.
+// Of positive numbers. A division of 64 bits is a call, for which the producers have no registers: below 2^32 it is one of 32,
+// and above, bit by bit.
 __device__ inline long long quotient(long long a, long long b) {
   if ((a | b) >> 32 == 0) return static_cast<unsigned>(a) / static_cast<unsigned>(b);
   long long quotient = 0, rest = 0;
@@ -307,8 +307,8 @@ struct GemmSm90 {
     // A pair at an end of x may have one sample that is there. What lies beside it is another channel's, or at least between
     // others, and may be read with it, except before the first of all samples and behind the last.
     bool split, has_first, has_last;
-    bool all;             // whatever is loaded of a channel that exists is there
-    int low, high;        // rows that are samples of x
+    bool all;       // whatever is loaded of a channel that exists is there
+    int low, high;  // rows that are samples of x
     // Where images share a tile, the lane's rows lie anywhere.
     bool inside[MERGES ? Items<WIDTH>::ROUNDS : 1];
     long long offset[MERGES ? Items<WIDTH>::ROUNDS : 1];  // of a sample of any channel
@@ -345,8 +345,8 @@ struct GemmSm90 {
       window.high = call.length - first < 2 * X_ROWS ? static_cast<int>(call.length - first) : 2 * X_ROWS;
     }
     window.shifted = shifted<WIDTH>(window, column % 2);
-    window.split = (first < 0 && (window.low + window.shifted) % 2 != 0) ||
-                   (window.high < 2 * X_ROWS && (window.high + window.shifted) % 2 != 0);
+    window.split = WIDTH == 2 && ((first < 0 && (window.low + window.shifted) % 2 != 0) ||
+                                  (window.high < 2 * X_ROWS && (window.high + window.shifted) % 2 != 0));
     window.has_first = tile.group == 0 && (tile.image == 0 || call.x_stride_b <= 0);
     window.has_last = tile.group == Layer::GROUPS - 1 && (tile.image == call.batch - 1 || call.x_stride_b <= 0);
     window.all = !MERGES && first > 0 && first + X_ROWS < call.length;
@@ -375,8 +375,8 @@ struct GemmSm90 {
   // there; nothing.
   enum class Ends { inside, readable, open };
 
-  // A batch of the chunk that is `chunk` of them past the window's; `row`: of the window, the lane's in round 0. All rounds of a
-  // channel have one address. Of a pair at an end, what is not there is anything.
+  // A batch of the chunk that is `chunk` of them past the window's; `row`: of the window, the lane's in round 0. All rounds of
+  // a channel have one address. Of a pair at an end, what is not there is anything.
   template <int WIDTH, Ends ENDS>
   __device__ void load_batch(const Window<WIDTH>& window, int chunk, int batch, int column, int row,
                              Batch<WIDTH>& values) const {
@@ -1221,8 +1221,8 @@ struct GemmSm90 {
 
   // --- weights ----------------------------------------------------------------------------------
 
-  // packed[group][row tile][chunk][tap][plane][row][channel], rows swizzled and their channels in x's order; zero where a phase lacks the tap, a channel or a
-  // phase is past the last. One thread for 16 bytes of a plane.
+  // packed[group][row tile][chunk][tap][plane][row][channel], rows swizzled, channels as channel_of has them; zero where a
+  // phase lacks the tap, a channel or a phase is past the last. One thread for 16 bytes of a plane.
   static constexpr long long PACKED_BYTES = 1ll * Layer::GROUPS * ROW_TILES * W_ENTRIES * W_BYTES;
   static constexpr long long PACK_UNITS = PACKED_BYTES / PLANES / 16;
 

@@ -30,8 +30,8 @@ struct Shape : Gemm {
   [[nodiscard]] std::int64_t weight_entries() const { return chunks * taps; }
   // Whether a block needs the same weights for all of its tiles.
   [[nodiscard]] bool same_weights(const Schedule& s) const { return s.splits == 1 && row_tiles(s) == 1 && groups == 1; }
-  // What a lane of a producer loads of a chunk, as pairs of positions of 16 bytes of channels; a few rows past whole rounds
-  // are no item.
+  // What a lane of a producer loads of a chunk, as pairs of positions of 16 bytes of channels; a few rows past whole
+  // rounds are no item.
   [[nodiscard]] std::int64_t items(std::int64_t positions) const {
     const std::int64_t columns = std::max<std::int64_t>(1, row_bytes / 64);
     constexpr std::int64_t kTail = 6;
