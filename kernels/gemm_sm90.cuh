@@ -283,7 +283,7 @@ struct GemmSm90 {
     static constexpr int OF_CHUNK = COLUMN_STEPS * ROUNDS;
     // The sine needs registers of its own, and so do the addresses of single samples.
     static constexpr int ROOM =
-        PRODUCER_REGISTERS - (Layer::BEFORE == Activation::snake ? 80 : MERGES ? 88 : WIDTH == 1 ? 72 : 56);
+        PRODUCER_REGISTERS - (WIDTH == 1 ? 88 : Layer::BEFORE == Activation::snake ? 80 : 56);
     static constexpr int REGISTERS = WIDTH * SIZE <= 4 ? UNIT : UNIT * WIDTH * SIZE / 4;  // of an item
     static constexpr int BATCHES = (OF_CHUNK * REGISTERS + ROOM - 1) / ROOM;
     static constexpr int COUNT = (OF_CHUNK + BATCHES - 1) / BATCHES;  // of a batch
@@ -376,7 +376,8 @@ struct GemmSm90 {
   enum class Ends { inside, readable, open };
 
   // A batch of the chunk that is `chunk` of them past the window's; `row`: of the window, the lane's in round 0. All rounds of
-  // a channel have one address. Of a pair at an end, what is not there is anything.
+  // a channel's pairs have one address; single samples' would take registers each, and so a round's channels do. Of a pair at
+  // an end, what is not there is anything.
   template <int WIDTH, Ends ENDS>
   __device__ void load_batch(const Window<WIDTH>& window, int chunk, int batch, int column, int row,
                              Batch<WIDTH>& values) const {
@@ -388,31 +389,41 @@ struct GemmSm90 {
       const int channels = Layer::C_IN - (window.chunk + chunk) * CHUNK;
       const Element* of_channel = window.from + (chunk * CHUNK + channel) * call.x_stride_c;
       if constexpr (!MERGES) of_channel += WIDTH == 1 ? row * call.x_stride_t : row;
-#pragma unroll
-      for (int e = 0; e < UNIT; ++e) {
+      const auto load = [&](int e, int r, const Element* from) {
+        const int item = c * Of::ROUNDS + r - batch * Of::COUNT, at = row + r * Of::ROW_STEP;
+        if (item < 0 || item >= Of::COUNT) return;
+        auto& value = values[item][e];
+        if (ENDS == Ends::inside && (Of::TAIL || r < Of::ROUNDS - 1)) {
+          value = *reinterpret_cast<const Samples<WIDTH>*>(from);
+          return;
+        }
+        const bool real = Layer::C_IN % STEP == 0 || channel + 2 * e < channels;
+        const bool first = window.has(at, r), second = WIDTH == 2 && window.has(at + 1, r);
+        value = Samples<WIDTH>{};
+        if constexpr (ENDS == Ends::inside)
+          ptx::load_if(at < X_ROWS, from, value);
+        else if constexpr (ENDS == Ends::readable)
+          ptx::load_if(real && (first || second), from, value);
+        else
+          ptx::load_pair_if(real && first, real && second, from, value);
+      };
+      if constexpr (WIDTH == 1) {
 #pragma unroll
         for (int r = 0; r < Of::ROUNDS; ++r) {
-          const int item = c * Of::ROUNDS + r - batch * Of::COUNT, at = row + r * Of::ROW_STEP;
-          if (item < 0 || item >= Of::COUNT) continue;
-          const Element* const from = of_channel + (MERGES       ? window.offset[r]
-                                                    : WIDTH == 1 ? r * Of::ROW_STEP * call.x_stride_t
-                                                                 : r * Of::ROW_STEP);
-          auto& value = values[item][e];
-          const bool real = Layer::C_IN % STEP == 0 || channel + 2 * e < channels;
-          const bool first = window.has(at, r), second = WIDTH == 2 && window.has(at + 1, r);
-          if (ENDS == Ends::inside && (Of::TAIL || r < Of::ROUNDS - 1)) {
-            value = *reinterpret_cast<const Samples<WIDTH>*>(from);
-            continue;
+          const Element* from = of_channel + (MERGES ? window.offset[r] : r * Of::ROW_STEP * call.x_stride_t);
+#pragma unroll
+          for (int e = 0; e < UNIT; ++e) {
+            load(e, r, from);
+            from += 2 * call.x_stride_c;
           }
-          value = Samples<WIDTH>{};
-          if constexpr (ENDS == Ends::inside)
-            ptx::load_if(at < X_ROWS, from, value);
-          else if constexpr (ENDS == Ends::readable)
-            ptx::load_if(real && (first || second), from, value);
-          else
-            ptx::load_pair_if(real && first, real && second, from, value);
         }
-        of_channel += 2 * call.x_stride_c;
+      } else {
+#pragma unroll
+        for (int e = 0; e < UNIT; ++e) {
+#pragma unroll
+          for (int r = 0; r < Of::ROUNDS; ++r) load(e, r, of_channel + r * Of::ROW_STEP);
+          of_channel += 2 * call.x_stride_c;
+        }
       }
     }
   }
