@@ -18,13 +18,15 @@ bool narrow(const Problem& p) {
 }
 
 constexpr int kThreads = 128;  // of a narrow block
-int run(const Problem& p) {
-  const int vector = 16 / bytes_per_element(p.arithmetic);
-  return vector / std::gcd(vector, static_cast<int>(p.stride));
+
+// How many take 16 bytes of x.
+int runs_of_vector(const Problem& p) {
+  return std::gcd(16 / bytes_per_element(p.arithmetic), static_cast<int>(p.stride));
 }
+int run(const Problem& p) { return 16 / bytes_per_element(p.arithmetic) / runs_of_vector(p); }
 
 // Runs of a thread, 64 bytes of x; or positions, so many that their loads hide each other's latency.
-int repeats(const Problem& p) { return narrow(p) ? 64 / (run(p) * bytes_per_element(p.arithmetic)) : 4; }
+int repeats(const Problem& p) { return narrow(p) ? 4 * runs_of_vector(p) : 4; }
 
 // Of a row's threads, less what its first vector has of what is before the row.
 int positions_of(const Problem& p, int threads) {
