@@ -29,11 +29,7 @@ struct AsF16 {
   __device__ static float load(Element e) { return tconv::Element<F16>::widen({e}); }
   __device__ static Element round(float v) { return tconv::Element<F16>::narrow(v).bits; }
   // Two of them in a word, the first in its lower half.
-  __device__ static unsigned round(float first, float second) {
-    unsigned word;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
-    return word;
-  }
+  __device__ static unsigned round(float first, float second) { return tconv::Element<F16>::narrow(first, second); }
   __device__ static void store(Element* to, float first, float second) {
     *reinterpret_cast<unsigned*>(to) = round(first, second);
   }
@@ -44,11 +40,7 @@ struct AsBf16 {
   static constexpr int TERMS = 1;
   __device__ static float load(Element e) { return tconv::Element<Bf16>::widen({e}); }
   __device__ static Element round(float v) { return tconv::Element<Bf16>::narrow(v).bits; }
-  __device__ static unsigned round(float first, float second) {
-    unsigned word;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
-    return word;
-  }
+  __device__ static unsigned round(float first, float second) { return tconv::Element<Bf16>::narrow(first, second); }
   __device__ static void store(Element* to, float first, float second) {
     *reinterpret_cast<unsigned*>(to) = round(first, second);
   }
