@@ -413,7 +413,8 @@ class Refusals(Case):
                     with torch.set_grad_enabled(grad), self.assertRaisesRegex(drop_in.Error, "63|GPU|CUDA") as caught:
                         call(x)
                     self.assertIsInstance(caught.exception, RuntimeError)
-                    self.assertEqual(len(str(caught.exception).splitlines()), 1)
+                    text = str(caught.exception).partition("\n\nWhile executing")[0]  # early releases' compiled code adds it
+                    self.assertEqual(len(text.splitlines()), 1)
         finally:
             _packed.plan = plan
         torch.testing.assert_close(layer(x), F.conv_transpose1d(x, layer.weight, layer.bias))

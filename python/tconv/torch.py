@@ -193,12 +193,13 @@ def _served(input, weight, bias, stride, padding, output_padding, groups, dilati
         return False
     c_in, columns, kernel = weight.shape
     length = input.shape[-1]
-    return bool(1 <= stride < _LARGEST and 0 <= padding < _LARGEST and 0 <= output_padding < _LARGEST
-                and 1 <= groups < _LARGEST and 1 <= dilation < _LARGEST
-                and c_in >= 1 and columns >= 1 and kernel >= 1 and c_in % groups == 0 and input.shape[-2] == c_in
-                and (bias is None or bias.dim() == 1 and bias.shape[0] == columns * groups)
-                and (output_padding < stride or output_padding < dilation) and length >= 1
-                and _out_length(length, kernel, stride, padding, output_padding, dilation) >= 1)
+    # No bool(): torch.compile of early releases does not follow it for symbolic numbers.
+    return True if (1 <= stride < _LARGEST and 0 <= padding < _LARGEST and 0 <= output_padding < _LARGEST
+                    and 1 <= groups < _LARGEST and 1 <= dilation < _LARGEST
+                    and c_in >= 1 and columns >= 1 and kernel >= 1 and c_in % groups == 0 and input.shape[-2] == c_in
+                    and (bias is None or bias.dim() == 1 and bias.shape[0] == columns * groups)
+                    and (output_padding < stride or output_padding < dilation) and length >= 1
+                    and _out_length(length, kernel, stride, padding, output_padding, dilation) >= 1) else False
 
 
 def _out_length(length, kernel, stride, padding, output_padding, dilation):
@@ -293,7 +294,8 @@ def _gradients(ctx, gradient):
 
 # The dispatcher's keys of a call on plain tensors. Whatever has a part in a call between autograd and the engine
 # (modes, fake, functional, transformed and negated tensors, a second device) has another key.
-_PLAIN = {(torch._C.DispatchKeySet(kind) | torch._C.DispatchKeySet(autograd)).raw_repr() for kind, autograd in (
+_named = getattr(torch._C.DispatchKeySet, "raw_repr", repr)  # early releases of PyTorch have no number for a set
+_PLAIN = {_named(torch._C.DispatchKeySet(kind) | torch._C.DispatchKeySet(autograd)) for kind, autograd in (
     (torch._C.DispatchKey.CPU, torch._C.DispatchKey.AutogradCPU),
     (torch._C.DispatchKey.CUDA, torch._C.DispatchKey.AutogradCUDA))}
 
@@ -301,7 +303,7 @@ _PLAIN = {(torch._C.DispatchKeySet(kind) | torch._C.DispatchKeySet(autograd)).ra
 def _autograd(keys, input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
     """The first kernel of a call outside of torch.inference_mode, and the last one where it can be."""
     needed = _needs_gradient(input, weight, bias)
-    if not needed and keys.raw_repr() in _PLAIN and forward_ad._current_level < 0:
+    if not needed and _named(keys) in _PLAIN and forward_ad._current_level < 0:
         return _kernel(input, weight, bias, stride, padding, output_padding, groups, dilation)
     arguments = input, weight, bias, stride, padding, output_padding, groups, dilation
     if derived():
@@ -321,7 +323,7 @@ class _Recorded(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *arguments):
         *inputs, keys = arguments
-        y = _kernel(*inputs) if keys.raw_repr() in _PLAIN else _below(keys, *inputs)
+        y = _kernel(*inputs) if _named(keys) in _PLAIN else _below(keys, *inputs)
         _save(ctx, inputs, y)
         return y
 
