@@ -88,11 +88,12 @@ struct GemmSm80 {
     static constexpr int THREADS = GemmSm80::THREADS;
     static constexpr int LANES = 16, BATCH = 2;
     static constexpr bool PAIRED = false;
-    static constexpr int BYTES = Segments<Layer, Part>::BYTES;
+    // A function, as the segments of a part that is not possible are none.
+    static constexpr int bytes() { return Segments<Layer, Part>::BYTES; }
   };
   template <int PARTS>
   static constexpr int parts_from() {
-    if constexpr (Part<PARTS>::BYTES > STAGES_BYTES && Part<2 * PARTS>::POSSIBLE)
+    if constexpr (Part<PARTS>::bytes() > STAGES_BYTES && Part<2 * PARTS>::POSSIBLE)
       return parts_from<2 * PARTS>();
     else
       return PARTS;
@@ -100,7 +101,7 @@ struct GemmSm80 {
   static constexpr int PARTS = parts_from<1>();
   using OutPart = Part<PARTS>;
   using Out = Segments<Layer, OutPart>;
-  static constexpr int SHARED_BYTES = STAGES_BYTES > OutPart::BYTES ? STAGES_BYTES : OutPart::BYTES;
+  static constexpr int SHARED_BYTES = STAGES_BYTES > OutPart::bytes() ? STAGES_BYTES : OutPart::bytes();
 
   static_assert(ROWS % 16 == 0 && Schedule::WARP_ROWS % 16 == 0 && Schedule::WARP_POSITIONS % 8 == 0, "fragments");
   static constexpr unsigned banks_of_b() {
