@@ -209,7 +209,7 @@ def main():
         torch.cuda.empty_cache()
 
     driver = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
-                            capture_output=True, text=True).stdout.strip()
+                            capture_output=True, text=True).stdout.split()[0]
     machine = {"gpu": torch.cuda.get_device_name(), "driver": driver, "torch": torch.__version__,
                "triton": triton.__version__, "cudnn": torch.backends.cudnn.version(), "date": time.strftime("%Y-%m-%d"),
                "command": "python3 bench/h200.py --answers DIR --out DIR", "seed": seed}

@@ -69,7 +69,7 @@ __host__ __device__ constexpr int segment_pitch(int samples) {
 // each position, of some phases of one channel. In shared memory a segment starts as far past 16 bytes as in y, so that
 // it leaves in 16-byte stores.
 //
-// Shape: WHOLE; SEGMENT, samples of one; SEGMENTS; THREADS that write together, LANES at least a segment; BATCH, 16-byte stores of a thread whose
+// Shape: WHOLE; SEGMENT, samples of one; SEGMENTS; THREADS that write together; BATCH, 16-byte stores of a thread whose
 // samples are loaded before the first of them; PAIRED: segments start at even samples in shared memory, for whoever lays
 // two at once, and those that start at odd ones in y are put right on their way.
 template <class Layer, class Shape>
@@ -79,11 +79,11 @@ struct Segments {
   static constexpr int VECTOR = 16 / sizeof(Element);  // samples of a 16-byte store
   static constexpr int PITCH = segment_pitch<Element>(Shape::SEGMENT);
   static constexpr int BYTES = Shape::SEGMENTS * PITCH * sizeof(Element);
-  // Threads that write a segment together, more than the least where there are not segments for all.
+  // Threads that write a segment together: sixteen, or more where there are not segments for all.
   static constexpr int lanes_from(int lanes) {
     return Shape::THREADS / (2 * lanes) >= Shape::SEGMENTS ? lanes_from(2 * lanes) : lanes;
   }
-  static constexpr int LANES = lanes_from(Shape::LANES), STEP = Shape::THREADS / LANES;
+  static constexpr int LANES = lanes_from(16), STEP = Shape::THREADS / LANES;
   static constexpr int GRANULES = PITCH / VECTOR - 1;  // of a segment, at most
   // Of a batch: granules of a segment, and segments.
   static constexpr int ACROSS_ALL = (GRANULES + LANES - 1) / LANES, DOWN_ALL = (Shape::SEGMENTS + STEP - 1) / STEP;

@@ -86,7 +86,7 @@ struct GemmSm80 {
     static constexpr int SEGMENT = WHOLE ? POSITIONS * Layer::STRIDE : ROWS_NOW * Layer::GAP;
     static constexpr int SEGMENTS = WHOLE ? CHANNELS : POSITIONS;
     static constexpr int THREADS = GemmSm80::THREADS;
-    static constexpr int LANES = 16, BATCH = 2;
+    static constexpr int BATCH = 2;
     static constexpr bool PAIRED = false;
     // A function, as the segments of a part that is not possible are none.
     static constexpr int bytes() { return Segments<Layer, Part>::BYTES; }

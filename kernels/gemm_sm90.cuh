@@ -6,14 +6,14 @@
 // memory, and a bulk copy brings each (chunk, tap) of them.
 //
 // Warps: 4 a consumer group (wgmma and the epilogue), 4 that bring x, one that asks for w, which bulk copies bring, and three
-// that bring outputs from shared memory to y while the groups multiply, or only complete a warpgroup. Blocks are persistent.
+// that only complete its warpgroup. Blocks are persistent.
 //
 // Layer:    C_IN, C_OUT (of one group), GROUPS, K, STRIDE, PADDING, GAP, LIVE, STEP, TAPS, JUMP, BIAS, Storage, and its
 //           activations (activation.cuh). Tap number t of every phase reads x[position - t * JUMP]; see src/cuda/layer.hpp.
 // Schedule: ROWS (of a tile), GROUP_POSITIONS (of one consumer group), CONSUMERS, X_STAGES, W_STAGES, SPLITS: blocks of a
 //           cluster that share a tile, each the sum over some of the chunks. BY_ROWS: which operand is wgmma's first, of
 //           which it takes 64 rows: w, and a warp has 16 rows at all positions of its group; or x, and it has all ROWS at 16
-//           positions. HANDS_OVER: who stores the outputs.
+//           positions.
 #pragma once
 
 #include "activation.cuh"
@@ -85,16 +85,11 @@ struct GemmSm90 {
   static constexpr int W_STAGES = RESIDENT ? W_ENTRIES : Schedule::W_STAGES;
   static constexpr int X_STAGES = Schedule::X_STAGES;
 
-  // While the groups store, the matrix units rest, and in all blocks at about the same time. HANDS_OVER: they leave their outputs
-  // in shared memory, from where other warps bring them to y.
-  static constexpr bool HANDS_OVER = Schedule::HANDS_OVER;
-  static_assert(!HANDS_OVER || (CONSUMERS == 2 && SPLITS == 1 && !BY_ROWS), "as many barriers and registers as there are");
-
   // Output of a consumer group: a segment of samples for each channel (WHOLE), or for each position. Long segments are what
   // DRAM writes fastest, so all positions at once, and a part of the channels at a time where shared memory is short.
   static constexpr int SEGMENT = WHOLE ? GROUP_POSITIONS * Layer::STRIDE : TILE_PHASES * Layer::GAP;
   static constexpr int PITCH = segment_pitch<Element>(SEGMENT);
-  static constexpr int OUT_MOST = (HANDS_OVER ? 36 : PLANES == 1 ? 20 : 10) * 1024;  // two planes take the room themselves
+  static constexpr int OUT_MOST = (PLANES == 1 ? 20 : 10) * 1024;  // two planes take the room themselves
   static constexpr int parts_from(int parts) {
     const bool splits = WHOLE && TILE_CHANNELS * Layer::LIVE == ROWS && ROWS % (16 * parts) == 0 &&
                         TILE_CHANNELS % (2 * parts) == 0;
@@ -111,8 +106,7 @@ struct GemmSm90 {
   static constexpr bool PAIRS = Layer::LIVE % 2 == 0 && Layer::PADDING % 2 == 0;
   static constexpr int RUN = Layer::GAP == 1 && 8 % Layer::LIVE == 0 ? 8 * Layer::LIVE * SIZE : 0;
   static constexpr bool DIRECT =
-      SPLITS == 1 && !BY_ROWS && !HANDS_OVER &&
-      ((PAIRS && RUN >= 128) || (PLANES == 2 && Layer::LIVE == 1 && Layer::GAP == 1));
+      SPLITS == 1 && !BY_ROWS && ((PAIRS && RUN >= 128) || (PLANES == 2 && Layer::LIVE == 1 && Layer::GAP == 1));
   static_assert(!DIRECT || WHOLE, "a channel's live phases are at most eight");
   // By rows, a warp stages 512 bytes of eight rows at a time.
   static constexpr int PART_POSITIONS = 512 / SIZE, PART_PITCH = PART_POSITIONS + 8;
@@ -128,17 +122,15 @@ struct GemmSm90 {
   static constexpr int W_AT = X_AT + X_STAGES * X_BYTES;
   static constexpr int OUT_AT = (W_AT + W_STAGES * W_BYTES + 127) / 128 * 128;
   static constexpr int BARRIERS_AT = OUT_AT + (CONSUMERS * OUT_BYTES + 127) / 128 * 128;
-  static constexpr int OUT_BARRIERS = SPLITS > 1 || HANDS_OVER ? CONSUMERS : 0;
-  static constexpr int SHARED_BYTES = BARRIERS_AT + 8 * 2 * (X_STAGES + W_STAGES + OUT_BARRIERS) + 1024;  // room to align
+  static constexpr int SUMS_BARRIERS = SPLITS > 1 ? CONSUMERS : 0;
+  static constexpr int SHARED_BYTES = BARRIERS_AT + 8 * 2 * (X_STAGES + W_STAGES + SUMS_BARRIERS) + 1024;  // room to align
 
   static constexpr int PRODUCERS = 4;  // warps that bring x
-  static constexpr int STORERS = 3;    // warps that bring outputs to y
   static constexpr int THREADS = 128 * (CONSUMERS + 2);
   // Of two consumer groups: they and the producers of x take registers from the warpgroup that needs few. More than the
   // launch's, and the block would wait for them forever.
   static constexpr bool MOVE_REGISTERS = CONSUMERS == 2;
-  static constexpr int LAST_REGISTERS = HANDS_OVER ? 56 : 24;
-  static constexpr int CONSUMER_REGISTERS = HANDS_OVER ? 168 : BY_ROWS && GROUP_POSITIONS <= 192 ? 144 : 176;
+  static constexpr int LAST_REGISTERS = 24, CONSUMER_REGISTERS = BY_ROWS && GROUP_POSITIONS <= 192 ? 144 : 176;
   static constexpr int PRODUCER_REGISTERS = 512 - LAST_REGISTERS - 2 * CONSUMER_REGISTERS;
   static_assert(2 * CONSUMER_REGISTERS + PRODUCER_REGISTERS + LAST_REGISTERS == 512, "four warpgroups of 128 each");
   static_assert(CONSUMERS <= 2 && PRODUCERS == 4, "four warpgroups at most");
@@ -149,14 +141,9 @@ struct GemmSm90 {
   static constexpr bool PAIRED = TURNED || (SIZE == 2 && (Layer::GAP == 2 || (Layer::GAP == 1 && Layer::LIVE % 2 == 0)));
   struct OutShape {
     static constexpr bool WHOLE = GemmSm90::WHOLE, PAIRED = GemmSm90::PAIRED;
-    static constexpr int SEGMENT = GemmSm90::SEGMENT, SEGMENTS = GemmSm90::SEGMENTS, THREADS = 128, LANES = 16, BATCH = 4;
+    static constexpr int SEGMENT = GemmSm90::SEGMENT, SEGMENTS = GemmSm90::SEGMENTS, THREADS = 128, BATCH = 4;
   };
   using Out = Segments<Layer, OutShape>;
-  // By a warp a segment, eight of which the storers have in turns.
-  struct HandedShape : OutShape {
-    static constexpr int THREADS = 256, LANES = 32, BATCH = 2;
-  };
-  using Handed = Segments<Layer, HandedShape>;
 
   static_assert(ROWS % 8 == 0 && W_PLANE % 256 == 0, "a swizzle repeats every 8 rows");
   static_assert(W_PLANE % 1024 == 0 || ROW_BYTES < 128, "a 128-byte swizzle repeats every 1024 bytes");
@@ -188,9 +175,8 @@ struct GemmSm90 {
   __device__ unsigned x_empty(int s) const { return x_full(X_STAGES + s); }
   __device__ unsigned w_full(int s) const { return x_full(2 * X_STAGES + s); }
   __device__ unsigned w_empty(int s) const { return w_full(W_STAGES + s); }
-  // Of a group's outputs, or of what the blocks of a cluster send for them.
-  __device__ unsigned out_full(int group) const { return x_full(2 * (X_STAGES + W_STAGES) + group); }
-  __device__ unsigned out_empty(int group) const { return out_full(CONSUMERS + group); }
+  __device__ unsigned sums_full(int group) const { return x_full(2 * (X_STAGES + W_STAGES) + group); }
+  __device__ unsigned sums_empty(int group) const { return sums_full(CONSUMERS + group); }
 
   // The blocks of a cluster take the same tiles, and each its own chunks.
   __device__ static int split() { return SPLITS == 1 ? 0 : static_cast<int>(ptx::cluster_rank()); }
@@ -768,8 +754,7 @@ struct GemmSm90 {
 
   __device__ void consume(int group, int thread) const {
     Rings ring;
-    unsigned turn = 0;    // of the tiles that this group stores
-    unsigned handed = 0;  // parity of the parts that it has handed over
+    unsigned turn = 0;  // of the tiles that this group stores
     for (long long index = first_tile(); index < tiles; index += tile_step()) {
       const Tile tile = tile_at(index);
       const long long position = first_position_of(tile, group);
@@ -805,14 +790,14 @@ struct GemmSm90 {
       } else if constexpr (DIRECT) {
         store_direct(acc, tile, group, thread, turn);
       } else if constexpr (SPLITS == 1) {
-        store(acc, tile, group, thread, turn, HANDS_OVER && index + tile_step() < tiles, handed);
+        store(acc, tile, group, thread, turn);
       } else {
         store_share(acc, tile, group, thread, turn);
       }
       turn ^= 1;
     }
     // Others still tell this block that they have read its sums.
-    if constexpr (SPLITS > 1) ptx::mbarrier_wait(out_empty(group), turn ^ 1);
+    if constexpr (SPLITS > 1) ptx::mbarrier_wait(sums_empty(group), turn ^ 1);
   }
 
   // --- epilogue ---------------------------------------------------------------------------------
@@ -845,21 +830,9 @@ struct GemmSm90 {
                 (Layer::LIVE % TILE_PHASES == 0 || corner.phase + phase < Layer::LIVE)};
   }
 
-  __device__ Element* out_buffer(int group) const {
-    return reinterpret_cast<Element*>(shared_pointer(OUT_AT + group * OUT_BYTES));
-  }
-  // Of a part, those that exist.
-  __device__ static int segments_of(const Corner& corner, int part) {
-    if (!WHOLE || Layer::C_OUT % TILE_CHANNELS == 0) return SEGMENTS;
-    const int rest = Layer::C_OUT - corner.channel - part * PART_CHANNELS;
-    return rest < SEGMENTS ? rest : SEGMENTS;
-  }
-
-  // Register j of wgmma's accumulator: row 8*(j/4) + 2*(lane%4) + j%2 of w, position 16*warp + 8*(j/2%2) + lane/4. A block's
-  // last tile is nobody's to wait for: its groups store it, who are more.
-  __device__ void store(const Accumulators& acc, const Tile& tile, int group, int thread, unsigned turn, bool hands_over,
-                        unsigned& handed) const {
-    Element* const buffer = out_buffer(group);
+  // Register j of wgmma's accumulator: row 8*(j/4) + 2*(lane%4) + j%2 of w, position 16*warp + 8*(j/2%2) + lane/4.
+  __device__ void store(const Accumulators& acc, const Tile& tile, int group, int thread, unsigned turn) const {
+    Element* const buffer = reinterpret_cast<Element*>(shared_pointer(OUT_AT + group * OUT_BYTES));
     const int warp = thread / 32, lane = thread % 32;
     const Corner corner = corner_of(tile);
     Out segments{call, tile.image, corner.of_all, corner.phase, first_position_of(tile, group)};
@@ -876,8 +849,7 @@ struct GemmSm90 {
     constexpr int BLOCKS = ROWS / 8 / PARTS;
 #pragma unroll
     for (int part = 0; part < PARTS; ++part) {
-      if (HANDS_OVER) ptx::mbarrier_wait(out_empty(group), handed ^ 1);
-      if (!hands_over || (Layer::BIAS && part == 0)) ptx::barrier(1 + group, 128);
+      ptx::barrier(1 + group, 128);
       // The bias of all blocks ahead of their stores, where the registers allow it: the compiler keeps their order.
       const auto bias_of = [&](int block, int e) {
         const int row = (part * BLOCKS + block) * 8 + first_row() + e;
@@ -938,41 +910,14 @@ struct GemmSm90 {
           }
         }
       }
-      if (hands_over) {
-        __syncwarp();
-        if (lane == 0) ptx::mbarrier_arrive(out_full(group));
-        handed ^= 1;
-      } else {
-        ptx::barrier(1 + group, 128);
-        segments.write(buffer, segments_of(corner, part), thread);
+      ptx::barrier(1 + group, 128);
+      int count = SEGMENTS;
+      if (WHOLE && Layer::C_OUT % TILE_CHANNELS != 0) {
+        const int rest = Layer::C_OUT - corner.channel - part * PART_CHANNELS;
+        count = rest < count ? rest : count;
       }
+      segments.write(buffer, count, thread);
       if (WHOLE) segments.channel += PART_CHANNELS;
-    }
-  }
-
-  // What the groups hand over: of every tile but the block's last.
-  __device__ void store_handed(int warp, int lane) const {
-    unsigned handed = 0;  // parities, of a group a bit
-#pragma unroll 1
-    for (long long index = first_tile(); index + tile_step() < tiles; index += tile_step()) {
-      const Tile tile = tile_at(index);
-      const Corner corner = corner_of(tile);
-#pragma unroll 1
-      for (int part = 0; part < PARTS; ++part) {
-#pragma unroll 1
-        for (int group = 0; group < CONSUMERS; ++group) {
-          const long long position = first_position_of(tile, group);
-          if (position >= end_position) continue;
-          const Handed segments{call, tile.image, corner.of_all + (WHOLE ? part * PART_CHANNELS : 0), corner.phase, position};
-          ptx::mbarrier_wait(out_full(group), handed >> group & 1);
-          handed ^= 1u << group;
-#pragma unroll 1
-          for (int turn = warp; turn < HandedShape::THREADS / 32; turn += STORERS)
-            segments.write(out_buffer(group), segments_of(corner, part), turn * 32 + lane);
-          __syncwarp();
-          if (lane == 0) ptx::mbarrier_arrive(out_empty(group));
-        }
-      }
     }
   }
 
@@ -1183,15 +1128,15 @@ struct GemmSm90 {
     constexpr int SHARE = GROUP_POSITIONS / SPLITS;
     const int warp = thread / 32, lane = thread % 32;
     const unsigned sums = shared + OUT_AT + group * OUT_BYTES;  // [block][position of the share][row]
-    if (thread == 0) ptx::mbarrier_arrive_expect(out_full(group), GROUP_POSITIONS * ROWS * 4);
-    ptx::mbarrier_wait(out_empty(group), turn ^ 1);  // every block has read those of the tile before
+    if (thread == 0) ptx::mbarrier_arrive_expect(sums_full(group), GROUP_POSITIONS * ROWS * 4);
+    ptx::mbarrier_wait(sums_empty(group), turn ^ 1);  // every block has read those of the tile before
 #pragma unroll
     for (int t = 0; t < TILES; ++t) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int q = t * 64 + warp * 16 + half * 8 + lane / 4;
         const unsigned to = ptx::of_block(sums + ((split() * SHARE + q % SHARE) * SUMS_PITCH + lane % 4 * 2) * 4, q / SHARE);
-        const unsigned full = ptx::of_block(out_full(group), q / SHARE);
+        const unsigned full = ptx::of_block(sums_full(group), q / SHARE);
 #pragma unroll
         for (int j = 2 * half; j < ROWS / 2; j += 4)  // registers as in store()
           ptx::store_to_block(to + j / 4 * 32, acc[t][j], acc[t][j + 1], full);
@@ -1199,7 +1144,7 @@ struct GemmSm90 {
     }
     const Corner corner = corner_of(tile);
     ptx::barrier(1 + group, 128);
-    ptx::mbarrier_wait_for_blocks(out_full(group), turn);
+    ptx::mbarrier_wait_for_blocks(sums_full(group), turn);
 
     constexpr int SAMPLES = TILE_PHASES * Layer::GAP;  // of a position and channel
     constexpr int COUNT = TILE_CHANNELS * SHARE * SAMPLES;
@@ -1230,7 +1175,7 @@ struct GemmSm90 {
           Storage::round(after<Layer>(sum + b, alpha_after<Layer, float>(call.y_alpha, corner.of_all + channel)));
     }
     __syncwarp();
-    if (lane < SPLITS) ptx::mbarrier_arrive_of_block(ptx::of_block(out_empty(group), lane));
+    if (lane < SPLITS) ptx::mbarrier_arrive_of_block(ptx::of_block(sums_empty(group), lane));
   }
 
   __device__ char* shared_pointer(int offset) const {
@@ -1257,9 +1202,11 @@ struct GemmSm90 {
         ptx::mbarrier_init(kernel.w_full(s), 1);
         ptx::mbarrier_init(kernel.w_empty(s), CONSUMERS);
       }
-      for (int group = 0; group < OUT_BARRIERS; ++group) {
-        ptx::mbarrier_init(kernel.out_full(group), HANDS_OVER ? 4 : 1);
-        ptx::mbarrier_init(kernel.out_empty(group), HANDS_OVER ? STORERS : 4 * SPLITS);  // a warp of each block's group each
+      if constexpr (SPLITS > 1) {
+        for (int group = 0; group < CONSUMERS; ++group) {
+          ptx::mbarrier_init(kernel.sums_full(group), 1);
+          ptx::mbarrier_init(kernel.sums_empty(group), 4 * SPLITS);  // a warp of each block's group each
+        }
       }
       ptx::mbarrier_init_fence();
     }
@@ -1280,8 +1227,6 @@ struct GemmSm90 {
     } else {
       take_registers<LAST_REGISTERS>();
       if (threadIdx.x == 128 * (CONSUMERS + 1)) kernel.produce_w();
-      const int storer = warp - 4 * (CONSUMERS + 1) - 1;
-      if (HANDS_OVER && storer >= 0) kernel.store_handed(storer, threadIdx.x % 32);
     }
   }
 

@@ -21,17 +21,12 @@ template <int ROWS_, int TILES, int CONSUMERS_, int X, int W>
 struct ScheduleOf {
   static constexpr int ROWS = ROWS_, GROUP_POSITIONS = 64 * TILES, CONSUMERS = CONSUMERS_, X_STAGES = X, W_STAGES = W;
   static constexpr int SPLITS = 1;
-  static constexpr bool BY_ROWS = false, HANDS_OVER = false;
+  static constexpr bool BY_ROWS = false;
 };
 template <int ROWS_, int GROUP, int CONSUMERS_, int X, int W>
 struct ByRows : ScheduleOf<ROWS_, 1, CONSUMERS_, X, W> {
   static constexpr int GROUP_POSITIONS = GROUP;
   static constexpr bool BY_ROWS = true;
-};
-
-template <int ROWS_, int TILES, int X, int W>
-struct HandsOver : ScheduleOf<ROWS_, TILES, 2, X, W> {
-  static constexpr bool HANDS_OVER = true;
 };
 
 template <class Layer, class Schedule>
@@ -83,21 +78,6 @@ TEST(GemmSm90OnTheHost, LongRunsLeaveFromRegisters) {
   using SingleTile = ScheduleOf<128, 1, 2, 3, 5>;
   static_assert(GemmSm90<Single, SingleTile>::DIRECT);
   run_sizes<Single, SingleTile>(180);
-}
-// Outputs that are handed over, at once and in two parts; a block has several tiles.
-TEST(GemmSm90OnTheHost, OthersStoreTheOutputs) {
-  using Layer = LayerOf<AsInteger, 128, 20, 16, 8, 1, 4, true>;
-  using Tile = HandsOver<128, 2, 2, 4>;
-  static_assert(GemmSm90<Layer, Tile>::PARTS == 1);
-  run_sizes<Layer, Tile>(900);
-  run_sizes<LayerOf<AsInteger, 64, 37, 4, 2, 1, 1, false>, HandsOver<128, 1, 2, 4>>(701);
-  using Dead = LayerOf<AsInteger, 16, 64, 3, 2, 2, 1, true>;
-  using Wide = HandsOver<64, 4, 2, 3>;
-  static_assert(GemmSm90<Dead, Wide>::PARTS == 2);
-  run_sizes<Dead, Wide>(2700);
-  run_sizes<LayerOf<AsInteger, 32, 3, 10, 5, 1, 2, true, Activation::relu>, HandsOver<40, 1, 2, 4>>(600);
-  run_sizes<LayerOf<AsInteger, 64, 2, 300, 150, 1, 0, true>, HandsOver<128, 1, 2, 4>>(330);
-  run_sizes<LayerOf<AsTf32, 32, 20, 6, 3, 1, 1, true>, HandsOver<64, 1, 2, 4>>(500);
 }
 // A warp has whole rows and stores them by itself, in one part and in two.
 TEST(GemmSm90OnTheHost, RowsOfAWarp) {

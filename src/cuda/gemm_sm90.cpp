@@ -38,8 +38,8 @@ struct Shape : Gemm {
     return columns * ceil_div(positions + span() - kTail, row_bytes == 32 ? 128 : 64);
   }
   // Outputs leave from registers where eight positions of eight rows are a long run in y.
-  [[nodiscard]] bool direct(const Problem& p, const Schedule& s) const {
-    if (s.splits > 1 || s.by_rows || s.hands_over || gap != 1 || 8 % live != 0) return false;
+  [[nodiscard]] bool direct(const Problem& p) const {
+    if (gap != 1 || 8 % live != 0) return false;
     return (live % 2 == 0 && p.padding % 2 == 0 && 8 * live * element_bytes >= 128) || (planes == 2 && live == 1);
   }
 };
@@ -62,7 +62,7 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   const std::int64_t channels = shape.tile_channels(s);
   const std::int64_t segment = whole ? group_positions * p.stride : s.rows * shape.gap;
   const std::int64_t pitch = ceil_div(segment, vector) * vector + vector;
-  const std::int64_t most = (s.hands_over ? 36 : shape.planes == 1 ? 20 : 10) << 10;  // beyond, in parts
+  const std::int64_t most = shape.planes == 1 ? 20 << 10 : 10 << 10;  // bytes of a group; beyond, it stores in parts
   std::int64_t parts = 1;
   while (whole && channels * shape.live == s.rows && s.rows % (16 * parts) == 0 && channels % (2 * parts) == 0 &&
          channels / parts * pitch * shape.element_bytes > most)
@@ -71,15 +71,15 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   // Split, sums of each position in a pitch of 8 modulo 32 instead; and the bias of a channel a row at most, of two
   // tiles.
   const std::int64_t rows = s.rows;
-  const std::int64_t staged = s.by_rows            ? std::int64_t{32} * (512 + 8 * shape.element_bytes)
-                              : s.splits > 1       ? 4 * group_positions * (rows + (40 - rows % 32) % 32)
-                              : shape.direct(p, s) ? 0
-                                                   : segments * pitch * shape.element_bytes;
+  const std::int64_t staged = s.by_rows         ? std::int64_t{32} * (512 + 8 * shape.element_bytes)
+                              : s.splits > 1    ? 4 * group_positions * (rows + (40 - rows % 32) % 32)
+                              : shape.direct(p) ? 0
+                                                : segments * pitch * shape.element_bytes;
   const std::int64_t out_bytes = staged + 8 * rows;
   const std::int64_t w_stages =
       shape.same_weights(s) ? std::min<std::int64_t>(s.weight_stages, shape.weight_entries()) : s.weight_stages;
   const std::int64_t out_at = ceil_div(s.stages * x_bytes + w_stages * shape.weight_bytes(s), 128) * 128;
-  const std::int64_t barriers = s.stages + w_stages + (s.splits > 1 || s.hands_over ? s.warpgroups : 0);
+  const std::int64_t barriers = s.stages + w_stages + (s.splits > 1 ? s.warpgroups : 0);
   return out_at + ceil_div(s.warpgroups * out_bytes, 128) * 128 + 16 * barriers + 1024;
 }
 
@@ -115,21 +115,15 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
   const auto add = [&](int positions, int warpgroups, int splits, bool by_rows = false) {
     Schedule s{.positions = positions,
                .rows = rows,
-               .stages = 2,
+               .stages = shape.direct(p) && shape.planes == 1 && splits == 1 ? 3 : 2,
                .weight_stages = 4,
                .warpgroups = warpgroups,
                .splits = splits,
                .by_rows = by_rows};
-    // Three warps bring a tile's outputs to y, which takes as long as the products of some 512 channels and taps. With
-    // one tap a chunk, x is what the products wait for, and their producers need the registers.
-    constexpr std::int64_t kLongProduct = 512;
-    s.hands_over = warpgroups == 2 && !by_rows && shape.element_bytes == 2 && !shape.direct(p, s) && shape.taps >= 2 &&
-                   shape.taps * shape.c_in >= kLongProduct;
-    if ((shape.direct(p, s) && shape.planes == 1) || s.hands_over) s.stages = 3;
     const auto fits = [&](const Schedule& one) { return shared_bytes(p, one) <= room; };
     if (shape.same_weights(s)) s.weight_stages = static_cast<int>(std::min<std::int64_t>(shape.weight_entries(), 64));
     // All weights stay where they fit, else four slots of them, else fewer of both.
-    if (!fits(s)) s.weight_stages = s.hands_over ? 3 : 4;
+    if (!fits(s)) s.weight_stages = 4;
     if (!fits(s)) s.stages = 2;
     if (!fits(s)) s.weight_stages = 2;
     if (!fits(s)) s.stages = 1;
@@ -180,7 +174,7 @@ std::string source(const Layer& layer, const Target&, const Schedule& s) {
       "struct Schedule {{\n"
       "  static constexpr int ROWS = {}, GROUP_POSITIONS = {}, CONSUMERS = {}, X_STAGES = {}, W_STAGES = {};\n"
       "  static constexpr int SPLITS = {};\n"
-      "  static constexpr bool BY_ROWS = {}, HANDS_OVER = {};\n"
+      "  static constexpr bool BY_ROWS = {};\n"
       "}};\n\n"
       "using Gemm = tconv::GemmSm90<Layer, Schedule>;\n"
       "static_assert(Gemm::SHARED_BYTES == {} && Gemm::THREADS == {}, \"as the host launches it\");\n"
@@ -191,7 +185,7 @@ std::string source(const Layer& layer, const Target&, const Schedule& s) {
       "extern \"C\" __global__ void pack(const __grid_constant__ tconv::Pack call) {{\n"
       "  Gemm::pack(call);\n}}\n",
       gemm_layer(layer), s.rows, positions_of_group(s), s.warpgroups, s.stages, s.weight_stages, s.splits, s.by_rows,
-      s.hands_over, shared_bytes(p, s), threads(s), packed_bytes(p, s));
+      shared_bytes(p, s), threads(s), packed_bytes(p, s));
 }
 
 Launch pack_launch(const Problem& p, const Schedule& s) {
@@ -227,7 +221,8 @@ Launch launch(const Workload& workload, const Target& target, const Schedule& s)
 // A tile is bound by its producers, the matrix unit and L2: by the slowest of them, and a little by the others, which
 // share shared memory with it. Its outputs come on top; of that and memory much, but not all, is hidden behind the
 // longer. The constants were fitted to 44 schedules of 16 layers on an NVIDIA H200 (bench/results/h200_schedules.json),
-// so that the fastest of each layer is predicted to be.
+// so that the fastest of each layer is predicted to be, and held against the catalogue's
+// (h200_catalogue_schedules.json).
 double seconds(const Workload& workload, const Target& target, const Schedule& s) {
   const Problem& p = workload.problem;
   const Shape shape(p);
@@ -258,10 +253,10 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   constexpr double kExchange = 11000;
   const double store = s.splits == 1 ? output_cycles * outputs * static_cast<double>(shape.gap)
                                      : 2 * output_cycles * outputs + kExchange;
-  constexpr double kSharing = 4;  // of 16-bit layers of 2048 channels, tiles of 128 positions are slower than of 256
+  constexpr double kSharing = 4;
   const double sum =
       std::pow(std::pow(multiply, kSharing) + std::pow(produce, kSharing) + std::pow(l2, kSharing), 1 / kSharing);
-  const double blocks = rounds * (sum + (s.hands_over ? 0.5 : 1.0) * store) / clock;
+  const double blocks = rounds * (sum + store) / clock;
   // Short segments of y take DRAM longer.
   constexpr double kSegment = 120;  // bytes
   const std::int64_t group_positions = positions_of_group(s);

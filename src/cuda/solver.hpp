@@ -16,14 +16,13 @@ namespace tconv::cuda {
 
 // The free choices of a solver; what a field means is the solver's own, and 0 where it has no such choice.
 struct Schedule {
-  int positions = 0;        // of a block's tile
-  int rows = 0;             // output channels times live phases of a block's tile
-  int stages = 0;           // depth of the pipeline of x
-  int weight_stages = 0;    // likewise of w
-  int warpgroups = 0;       // that multiply
-  int splits = 1;           // blocks that share one tile's sum over channels
-  bool by_rows = false;     // which of a tile's sides a warp has a part of
-  bool hands_over = false;  // whether other warps than those that multiply store the outputs
+  int positions = 0;      // of a block's tile
+  int rows = 0;           // output channels times live phases of a block's tile
+  int stages = 0;         // depth of the pipeline of x
+  int weight_stages = 0;  // likewise of w
+  int warpgroups = 0;     // that multiply
+  int splits = 1;         // blocks that share one tile's sum over channels
+  bool by_rows = false;   // which of a tile's sides a warp has a part of
 
   auto operator<=>(const Schedule&) const = default;
 };
