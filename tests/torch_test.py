@@ -413,7 +413,8 @@ class Refusals(Case):
                     with torch.set_grad_enabled(grad), self.assertRaisesRegex(drop_in.Error, "63|GPU|CUDA") as caught:
                         call(x)
                     self.assertIsInstance(caught.exception, RuntimeError)
-                    text = str(caught.exception).partition("\n\nWhile executing")[0]  # early releases' compiled code adds it
+                    # Compiled code of early releases adds where it was.
+                    text = str(caught.exception).partition("\n\nWhile executing")[0]
                     self.assertEqual(len(text.splitlines()), 1)
         finally:
             _packed.plan = plan
