@@ -290,6 +290,10 @@ TEST(CpuPlan, ProblemsAtTheEdges) {
              "i1_o33_l50_k16_s8_p4",       // one channel in
              "i70_o1_l50_k16_s8_p4",       // one channel out
              "i5000_o3_l9_k4_s2",          // deep sums
+             "b2_i140_o5_l99_k4_s2_p1",    // sums in three parts of the channels
+             "i90_o1_l70_k64_s32",         // in two, which end in y at once
+             "b2_i30_o16_l600_k4_s2_p1",   // one panel of few channels, several tiles
+             "g2_i40_o26_l130_k6_s1_p2",   // blocks of eight rows and of five
              "b0_i3_o2_l7_k4_s2",          // nothing
          }) {
       for (const Arithmetic arithmetic : kArithmetics) {

@@ -70,22 +70,25 @@ namespace tconv::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 using namespace few_rows;  // NOLINT(google-build-using-namespace)
 
-// Vectors of positions that are summed together: with 32 registers 24 of them are sums, with 16 only 8.
-constexpr int kVectors = HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_AVX2 ? 1 : 3;
+// Rows and vectors of positions that are summed together: with 32 registers 24 of them are sums, with 16 only 12.
+constexpr int kRowsAtOnce = HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_AVX2 ? 4 : 8;
+constexpr int kVectors = 3;
 
 #define TCONV_EACH(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7)
 
-// sums[rows[r]*kTile + p] = bias[rows[r]] + sum over (channel, offset) of w[(channel*taps + j)*kRows + r]
-//                           * x[channel*pitch + offsets[j] + p], for r < kRows and p < kCount vectors.
+// sums[rows[r]*kTile + p] = bias[rows[r]] + sum over (channel, offset) of w[(channel*taps + j)*width + r]
+//                           * x[channel*pitch + offsets[j] + p], for r < kRows and p < kCount vectors; width: the
+// block's rows.
 // `ahead`: as many inputs of each channel are fetched from there on; null: none.
 template <int kRows, int kCount, class D, typename T = hn::TFromD<D>>
 void SumRows(D d, const T* HWY_RESTRICT x, std::int64_t pitch, const T* HWY_RESTRICT ahead, std::int64_t channels,
-             const Block& block, const T* HWY_RESTRICT w, const T* HWY_RESTRICT bias, T* HWY_RESTRICT sums) {
-  static_assert(kRows <= kBlock && kCount <= 3);
+             const Block& block, const std::int64_t* HWY_RESTRICT rows, const T* HWY_RESTRICT w,
+             const T* HWY_RESTRICT bias, T* HWY_RESTRICT sums) {
+  static_assert(kRows <= kRowsAtOnce && kCount <= kVectors);
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const auto taps = static_cast<std::int64_t>(block.offsets.size());
   const std::int64_t* HWY_RESTRICT offsets = block.offsets.data();
-  const std::int64_t* HWY_RESTRICT rows = block.rows.data();
+  const auto width = static_cast<std::int64_t>(block.rows.size());
 #define TCONV_DECLARE(r)                                           \
   auto a##r##_0 = hn::Set(d, (r) < kRows ? bias[rows[(r)]] : T{}); \
   auto a##r##_1 = a##r##_0, a##r##_2 = a##r##_0;
@@ -97,7 +100,7 @@ void SumRows(D d, const T* HWY_RESTRICT x, std::int64_t pitch, const T* HWY_REST
         hwy::Prefetch(ahead + i);
       ahead += pitch;
     }
-    for (std::int64_t j = 0; j < taps; ++j, w += kRows) {
+    for (std::int64_t j = 0; j < taps; ++j, w += width) {
       const T* HWY_RESTRICT at = x + offsets[j];
       const auto v0 = hn::LoadU(d, at);
       const auto v1 = kCount > 1 ? hn::LoadU(d, at + lanes) : v0;
@@ -124,18 +127,18 @@ void SumRows(D d, const T* HWY_RESTRICT x, std::int64_t pitch, const T* HWY_REST
 }
 #undef TCONV_EACH
 
-// A block's rows at n positions, whole vectors.
+// kRows of a block's rows at n positions, whole vectors.
 template <int kRows, class D, typename T = hn::TFromD<D>>
 void SumPositions(D d, std::int64_t n, const T* x, std::int64_t pitch, const T* ahead, std::int64_t channels,
-                  const Block& block, const T* w, const T* bias, T* sums) {
+                  const Block& block, const std::int64_t* rows, const T* w, const T* bias, T* sums) {
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   for (std::int64_t p = 0; p < n;) {
     const T* next = ahead != nullptr ? ahead + p : nullptr;
     if (n - p > lanes && p + kVectors * lanes <= kTile) {
-      SumRows<kRows, kVectors>(d, x + p, pitch, next, channels, block, w, bias, sums + p);
+      SumRows<kRows, kVectors>(d, x + p, pitch, next, channels, block, rows, w, bias, sums + p);
       p += kVectors * lanes;
     } else {
-      SumRows<kRows, 1>(d, x + p, pitch, next, channels, block, w, bias, sums + p);
+      SumRows<kRows, 1>(d, x + p, pitch, next, channels, block, rows, w, bias, sums + p);
       p += lanes;
     }
   }
@@ -232,20 +235,26 @@ class Tiles {
   }
 
   void Sum(const Block& block, std::int64_t n, const T* x, std::int64_t pitch, const T* ahead, const T* w) {
-    static_assert(kBlock == 8);
-    switch (block.rows.size()) {
-#define TCONV_ROWS(rows) \
-  case rows:             \
-    return SumPositions<rows>(kD, n, x, pitch, ahead, s_.in, block, w, bias_, sums_);
-      TCONV_ROWS(1)
-      TCONV_ROWS(2)
-      TCONV_ROWS(3)
-      TCONV_ROWS(4)
-      TCONV_ROWS(5)
-      TCONV_ROWS(6)
-      TCONV_ROWS(7)
-      TCONV_ROWS(8)
+    static_assert(kRowsAtOnce <= 8);
+    const auto count = static_cast<std::int64_t>(block.rows.size());
+    for (std::int64_t row = 0; row < count; row += kRowsAtOnce, ahead = nullptr) {
+      const std::int64_t* rows = block.rows.data() + row;
+      switch (std::min<std::int64_t>(count - row, kRowsAtOnce)) {
+#define TCONV_ROWS(rows_at_once)                                                                     \
+  case rows_at_once:                                                                                 \
+    if constexpr ((rows_at_once) <= kRowsAtOnce)                                                     \
+      SumPositions<rows_at_once>(kD, n, x, pitch, ahead, s_.in, block, rows, w + row, bias_, sums_); \
+    break;
+        TCONV_ROWS(1)
+        TCONV_ROWS(2)
+        TCONV_ROWS(3)
+        TCONV_ROWS(4)
+        TCONV_ROWS(5)
+        TCONV_ROWS(6)
+        TCONV_ROWS(7)
+        TCONV_ROWS(8)
 #undef TCONV_ROWS
+      }
     }
   }
 

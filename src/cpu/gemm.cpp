@@ -30,13 +30,21 @@
 namespace tconv::cpu::gemm {
 
 inline constexpr std::int64_t kPanel = 32;     // rows that are packed together
-inline constexpr std::int64_t kChunk = 48;     // positions between two moves to y; register tiles divide it
-inline constexpr std::int64_t kMaxTile = 480;  // positions of a staged tile, a multiple of kChunk
-inline constexpr std::int64_t kLine = 64;      // bytes of a cache line, where fetching ahead counts them
+inline constexpr std::int64_t kUnit = 48;      // positions that register tiles of every size divide
+inline constexpr std::int64_t kChunk = 96;     // positions between two moves to y, whole units
+inline constexpr std::int64_t kMaxTile = 480;  // positions of a staged tile, whole units
+inline constexpr std::int64_t kDepth = 128;  // products of a row at a time: as many of a panel fill half a first cache
+inline constexpr std::int64_t kLine = 64;    // bytes of a cache line, where fetching ahead counts them
 inline constexpr std::int64_t kPage = 4096;
 inline constexpr double kStagedProducts = 32;  // multiply-adds that take as long as staging an element of a short image
 inline constexpr std::int64_t kFetchEvery = 16;  // channels between two times of fetching ahead, a power of two
+inline constexpr std::int64_t kAhead = 64;       // products before a row of weights is used, it is fetched
 inline constexpr std::int64_t kStaged = 393216;  // bytes that a staged tile aims at: some of a core's second cache
+// With many channels that is few positions, and all weights are read for each tile; so it has this many in any case
+// that takes no more than these bytes.
+inline constexpr std::int64_t kLeastTile = 144;
+inline constexpr std::int64_t kMostStaged = 917504;
+inline constexpr std::int64_t kMostInPlace = 48;  // channels that x is read in place for: each is on a page of its own
 
 // Phases that read the same offsets.
 struct Bundle {
@@ -119,18 +127,16 @@ class Lines {
     }
   }
   [[nodiscard]] std::int64_t count() const { return rows_ * (bytes_ / kLine + 1); }
-  // The next `most`, or those left; returns their number.
-  std::int64_t take(std::int64_t most, const char** to) {
-    std::int64_t n = 0;
-    for (; n < most && rows_ > 0; ++n) {
-      to[n] = row_ + at_;
+  // Fetches the next `most`, or those left.
+  HWY_INLINE void fetch(std::int64_t most) {
+    for (; most > 0 && rows_ > 0; --most) {
+      hwy::Prefetch(row_ + at_);
       at_ += kLine;
       if (at_ < bytes_) continue;
       at_ = 0;
       row_ += pitch_;
       --rows_;
     }
-    return n;
   }
 
  private:
@@ -145,22 +151,35 @@ class Lines {
 // time, as more at once would hold up the loads of the multiplication.
 class Fetches {
  public:
-  void plan(Lines& x, std::int64_t of_x, Lines y, std::int64_t steps) {
-    count_ = y.take(kMost / 2, lines_);
-    count_ += x.take(std::min(of_x, kMost / 2), lines_ + count_);
-    each_ = (count_ + steps - 1) / steps;
-    at_ = 0;
+  void next_tile(Lines x, std::int64_t chunks) {
+    x.touch();
+    x_ = x;
+    of_x_ = (x.count() + chunks - 1) / chunks;
+  }
+  // For a chunk, in so many steps.
+  void plan(Lines y, std::int64_t steps) {
+    y_ = y;
+    each_x_ = (of_x_ + steps - 1) / steps;
+    each_y_ = (y.count() + steps - 1) / steps;
   }
   HWY_INLINE void few() {
-    for (const std::int64_t end = std::min(at_ + each_, count_); at_ < end; ++at_) hwy::Prefetch(lines_[at_]);
+    y_.fetch(each_y_);
+    x_.fetch(each_x_);
   }
 
  private:
-  static constexpr std::int64_t kMost = 1024;
-  const char* lines_[kMost];
-  std::int64_t count_ = 0;
-  std::int64_t each_ = 0;
-  std::int64_t at_ = 0;
+  Lines x_, y_;
+  std::int64_t of_x_ = 0;  // a chunk
+  std::int64_t each_x_ = 0, each_y_ = 0;
+};
+
+// Sums of a panel's rows, those of neighbouring positions `between` apart; 0: the same at each, as biases are.
+template <typename T>
+struct Sums {
+  T* first;
+  std::int64_t between;
+  [[nodiscard]] Sums row(std::int64_t n) const { return {first + n, between}; }
+  [[nodiscard]] T* column(std::int64_t n) const { return first + n * between; }
 };
 
 // A register tile: NV vectors of rows by C positions. The accumulators need names of their own, as vectors of a length
@@ -169,23 +188,34 @@ constexpr int kColumns = HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4 || HW
 
 #define TCONV_EACH(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11)
 
-// sums[c*between + row] = bias[row] + sum over (channel, offset) of w[(channel*taps + j)*width + row]
-//                        * x[channel*pitch + offsets[j] + c], for c < C and the D's lanes times NV rows.
+// to.column(c)[row] = from.column(c)[row] + sum over (channel, offset) of w[(channel*taps + j)*width + row]
+//                     * x[channel*pitch + offsets[j] + c], for c < C and the D's lanes times NV rows.
 template <int NV, int C, class D, typename T = hn::TFromD<D>>
 void Multiply(D d, Fetches& fetches, const T* HWY_RESTRICT w, std::int64_t width, const T* HWY_RESTRICT x,
               std::int64_t pitch, std::int64_t channels, std::int64_t taps, const std::int64_t* HWY_RESTRICT offsets,
-              const T* HWY_RESTRICT bias, T* HWY_RESTRICT sums, std::int64_t between) {
+              Sums<const T> from, Sums<T> to) {
   static_assert(NV <= 2 && C <= 12);
   const std::size_t lanes = hn::Lanes(d);
-  const auto bias0 = hn::LoadU(d, bias);
-  const auto bias1 = NV > 1 ? hn::LoadU(d, bias + lanes) : bias0;
-#define TCONV_DECLARE(c) auto a##c##_0 = bias0, a##c##_1 = bias1;
+  const auto from0 = hn::LoadU(d, from.first);
+  const auto from1 = NV > 1 ? hn::LoadU(d, from.first + lanes) : from0;
+#define TCONV_DECLARE(c) auto a##c##_0 = from0, a##c##_1 = from1;
   TCONV_EACH(TCONV_DECLARE)
 #undef TCONV_DECLARE
+  if (from.between != 0) {
+#define TCONV_LOAD(c)                                                      \
+  if constexpr ((c) > 0 && (c) < C) {                                      \
+    a##c##_0 = hn::LoadU(d, from.column(c));                               \
+    if constexpr (NV > 1) a##c##_1 = hn::LoadU(d, from.column(c) + lanes); \
+  }
+    TCONV_EACH(TCONV_LOAD)
+#undef TCONV_LOAD
+  }
   for (std::int64_t channel = 0; channel < channels; ++channel, x += pitch) {
     if (channel % kFetchEvery == 0) fetches.few();
     for (std::int64_t j = 0; j < taps; ++j, w += width) {
       const T* HWY_RESTRICT at = x + offsets[j];
+      hwy::Prefetch(w + kAhead * width);
+      if constexpr (NV * hn::MaxLanes(d) * sizeof(T) > kLine) hwy::Prefetch(w + kAhead * width + lanes);
       const auto w0 = hn::LoadU(d, w);
       const auto w1 = NV > 1 ? hn::LoadU(d, w + lanes) : w0;
 #define TCONV_MULTIPLY(c)                                         \
@@ -198,10 +228,10 @@ void Multiply(D d, Fetches& fetches, const T* HWY_RESTRICT w, std::int64_t width
 #undef TCONV_MULTIPLY
     }
   }
-#define TCONV_STORE(c)                                                         \
-  if constexpr ((c) < C) {                                                     \
-    hn::StoreU(a##c##_0, d, sums + (c)*between);                               \
-    if constexpr (NV > 1) hn::StoreU(a##c##_1, d, sums + (c)*between + lanes); \
+#define TCONV_STORE(c)                                                   \
+  if constexpr ((c) < C) {                                               \
+    hn::StoreU(a##c##_0, d, to.column(c));                               \
+    if constexpr (NV > 1) hn::StoreU(a##c##_1, d, to.column(c) + lanes); \
   }
   TCONV_EACH(TCONV_STORE)
 #undef TCONV_STORE
@@ -211,14 +241,16 @@ void Multiply(D d, Fetches& fetches, const T* HWY_RESTRICT w, std::int64_t width
 template <int NV, class D, typename T = hn::TFromD<D>>
 void MultiplyColumns(D d, Fetches& fetches, std::int64_t n, const T* w, std::int64_t width, const T* x,
                      std::int64_t pitch, std::int64_t channels, std::int64_t taps, const std::int64_t* offsets,
-                     const T* bias, T* sums, std::int64_t between) {
-  for (; n >= kColumns; n -= kColumns, x += kColumns, sums += kColumns * between)
-    Multiply<NV, kColumns>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums, between);
+                     Sums<const T> from, Sums<T> to) {
+  for (; n >= kColumns; n -= kColumns, x += kColumns) {
+    Multiply<NV, kColumns>(d, fetches, w, width, x, pitch, channels, taps, offsets, from, to);
+    from.first = from.column(kColumns), to.first = to.column(kColumns);
+  }
   switch (n) {
-#define TCONV_TAIL(c)                                                                                       \
-  case c:                                                                                                   \
-    if constexpr ((c) < kColumns)                                                                           \
-      return Multiply<NV, c>(d, fetches, w, width, x, pitch, channels, taps, offsets, bias, sums, between); \
+#define TCONV_TAIL(c)                                                                            \
+  case c:                                                                                        \
+    if constexpr ((c) < kColumns)                                                                \
+      return Multiply<NV, c>(d, fetches, w, width, x, pitch, channels, taps, offsets, from, to); \
     break;
     TCONV_TAIL(1)
     TCONV_TAIL(2)
@@ -237,27 +269,32 @@ void MultiplyColumns(D d, Fetches& fetches, std::int64_t n, const T* w, std::int
   }
 }
 
-// All rows of a panel (at most kPanel) at n <= kChunk positions, whose sums are `between` apart.
+// How often MultiplyPanel goes through the inputs.
+template <typename T>
+std::int64_t PassesOver(std::int64_t rows) {
+  const auto at_once = 2 * static_cast<std::int64_t>(hn::Lanes(hn::CappedTag<T, kPanel / 2>()));
+  return (rows + at_once - 1) / at_once;
+}
+
+// All rows of a panel (at most kPanel) at n <= kChunk positions.
 template <typename T>
 void MultiplyPanel(Fetches& fetches, std::int64_t rows, std::int64_t n, const T* w, std::int64_t width, const T* x,
                    std::int64_t pitch, std::int64_t channels, std::int64_t taps, const std::int64_t* offsets,
-                   const T* bias, T* sums, std::int64_t between) {
+                   Sums<const T> from, Sums<T> to) {
   const hn::CappedTag<T, kPanel / 2> d;
   const hn::CappedTag<T, 8> eight;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   std::int64_t row = 0;
   while (row < rows) {
     if (rows - row > lanes) {
-      MultiplyColumns<2>(d, fetches, n, w + row, width, x, pitch, channels, taps, offsets, bias + row, sums + row,
-                         between);
+      MultiplyColumns<2>(d, fetches, n, w + row, width, x, pitch, channels, taps, offsets, from.row(row), to.row(row));
       row += 2 * lanes;
     } else if (hn::Lanes(eight) < hn::Lanes(d) && rows - row <= 8) {  // half as wide is twice as fast
-      MultiplyColumns<1>(eight, fetches, n, w + row, width, x, pitch, channels, taps, offsets, bias + row, sums + row,
-                         between);
+      MultiplyColumns<1>(eight, fetches, n, w + row, width, x, pitch, channels, taps, offsets, from.row(row),
+                         to.row(row));
       row += 8;
     } else {
-      MultiplyColumns<1>(d, fetches, n, w + row, width, x, pitch, channels, taps, offsets, bias + row, sums + row,
-                         between);
+      MultiplyColumns<1>(d, fetches, n, w + row, width, x, pitch, channels, taps, offsets, from.row(row), to.row(row));
       row += lanes;
     }
   }
@@ -386,13 +423,15 @@ class Tile {
   // Columns from `first` on of one group, through panels [from, to). `next`: a tile that may come after it.
   void run(std::int64_t group, std::int64_t first, std::int64_t from, std::int64_t to, std::int64_t next) {
     const std::int64_t n = std::min(split_.tile, split_.columns - first);
-    Stage(group, first, n);
+    const T* x = XInPlace(group, first, n, to - from);
+    const std::int64_t pitch = x != nullptr ? call_.x_stride_c : pitch_;
+    if (x == nullptr) {
+      Stage(group, first, n);
+      x = x_;
+    }
     const T* packed = static_cast<const T*>(call_.w) + group * shape_.packed_group;
     const std::int64_t steps = (kChunk / kColumns) * ((shape_.in + kFetchEvery - 1) / kFetchEvery);  // of a chunk
-    Lines ahead = LinesIn(group, next);
-    ahead.touch();
-    const std::int64_t chunks = (to - from) * ((n + kChunk - 1) / kChunk);
-    const std::int64_t of_x = (ahead.count() + chunks - 1) / chunks;
+    fetches_.next_tile(LinesIn(group, next), (to - from) * ((n + kChunk - 1) / kChunk));
     std::int64_t before = 0;
     for (std::size_t b = 0; b < shape_.bundles.size(); ++b) {
       const Bundle& bundle = shape_.bundles[b];
@@ -406,11 +445,10 @@ class Tile {
         const std::int64_t width = panel_width(rows);
         for (std::int64_t c = 0; c < n; c += kChunk) {
           const std::int64_t columns = std::min(kChunk, n - c);
-          fetches_.plan(ahead, of_x, LinesOut(first + c, columns), steps);
-          T* const y = InPlace(first + c, columns);
-          MultiplyPanel(fetches_, rows, columns, w, width, x_ + c, pitch_, shape_.in,
-                        static_cast<std::int64_t>(offsets.size()), offsets.data(), bias_, y != nullptr ? y : sums_,
-                        y != nullptr ? shape_.layer.problem.stride : kPanel);
+          fetches_.plan(LinesOut(first + c, columns), steps * PassesOver<T>(rows));
+          T* const y = YInPlace(first + c, columns);
+          SumChunk(rows, columns, w, width, x + c, pitch, offsets,
+                   y != nullptr ? Sums<T>{y, shape_.layer.problem.stride} : Sums<T>{sums_, kPanel});
           if (y == nullptr) Store(first + c, columns);
         }
       }
@@ -420,6 +458,21 @@ class Tile {
   }
 
  private:
+  // A panel's rows at the columns of a chunk. Some channels at a time: their weights stay in the first cache until all
+  // columns are multiplied with them, and the sums so far wait in sums_.
+  void SumChunk(std::int64_t rows, std::int64_t columns, const T* w, std::int64_t width, const T* x, std::int64_t pitch,
+                const std::vector<std::int64_t>& offsets, Sums<T> to) {
+    const auto taps = static_cast<std::int64_t>(offsets.size());
+    const std::int64_t most = round_up(std::max<std::int64_t>(kDepth / taps, 1), kFetchEvery);
+    Sums<const T> from{bias_, 0};
+    for (std::int64_t in = 0; in < shape_.in; in += most) {
+      const std::int64_t channels = std::min(most, shape_.in - in);
+      MultiplyPanel(fetches_, rows, columns, w + in * taps * width, width, x + in * pitch, pitch, channels, taps,
+                    offsets.data(), from, in + channels < shape_.in ? Sums<T>{sums_, kPanel} : to);
+      from = {sums_, kPanel};
+    }
+  }
+
   // Calls body(batch, first position, first column of the chunk, count) for the positions among n columns from `first`.
   template <typename Body>
   void EachBatch(std::int64_t first, std::int64_t n, const Body& body) {
@@ -468,13 +521,27 @@ class Tile {
   }
 
   // Where in y the sums of a chunk can go as they are: all rows are one run, and none is cropped. Else null.
-  T* InPlace([[maybe_unused]] std::int64_t first, [[maybe_unused]] std::int64_t columns) const {
+  T* YInPlace([[maybe_unused]] std::int64_t first, [[maybe_unused]] std::int64_t columns) const {
     if constexpr (std::is_same_v<S, T>) {
       const std::int64_t stride = shape_.layer.problem.stride, t = output(first) + run_[0].residue;
       if (runs_ == 1 && run_[0].n == kPanel && shape_.layer.after == Activation::none &&
           first % split_.pitch + columns <= split_.positions && t >= 0 &&
           t + (columns - 1) * stride + kPanel <= call_.out_length)
         return RowOfY(first) + t;
+    }
+    return nullptr;
+  }
+
+  // x under n columns where it can be read as it is, and is not read often enough to be worth a copy. Else null.
+  const T* XInPlace([[maybe_unused]] std::int64_t group, [[maybe_unused]] std::int64_t first,
+                    [[maybe_unused]] std::int64_t n, [[maybe_unused]] std::int64_t panels) const {
+    if constexpr (std::is_same_v<S, T>) {
+      const std::int64_t at = first % split_.pitch, sample = shape_.window.first_input + at;
+      if (panels == 1 && shape_.in <= kMostInPlace && split_.copies == 1 && call_.x_stride_t == 1 &&
+          shape_.layer.before == Activation::none && at + n <= split_.positions && sample >= 0 &&
+          sample + n + shape_.window.span <= call_.length)
+        return static_cast<const T*>(call_.x) + first / split_.pitch * call_.x_stride_b +
+               group * shape_.in * call_.x_stride_c + sample;
     }
     return nullptr;
   }
@@ -753,7 +820,7 @@ Split split_of(const Shape& s, const Extent& extent, int threads) {
   split.pitch = split.positions + s.window.span;
   const std::int64_t channel_bytes = s.in * sum_bytes(s.layer.problem.arithmetic);
   const auto copies = static_cast<std::int64_t>(s.offsets.size());
-  if (extent.batch > 1 && copies > 1 && copies * channel_bytes * gemm::kChunk <= gemm::kStaged) {
+  if (extent.batch > 1 && copies > 1 && copies * channel_bytes * gemm::kUnit <= gemm::kStaged) {
     // Columns that only separate are multiplied too, and copies are staged. Of a channel and column:
     std::int64_t products = 0;
     for (const Bundle& bundle : s.bundles) products += bundle.rows * static_cast<std::int64_t>(bundle.offsets.size());
@@ -766,20 +833,26 @@ Split split_of(const Shape& s, const Extent& extent, int threads) {
     }
   }
   split.columns = extent.batch * split.pitch - (split.pitch - split.positions);
-  const std::int64_t fits = gemm::kStaged / channel_bytes / split.copies - (split.copies > 1 ? 0 : s.window.span);
-  split.tile = std::clamp(fits / gemm::kChunk * gemm::kChunk, gemm::kChunk, gemm::kMaxTile);
+  const auto fit = [&](std::int64_t bytes) {
+    const std::int64_t columns = bytes / channel_bytes / split.copies - (split.copies > 1 ? 0 : s.window.span);
+    return columns / gemm::kUnit * gemm::kUnit;
+  };
+  split.tile = std::clamp(std::max(fit(gemm::kStaged), std::min(fit(gemm::kMostStaged), gemm::kLeastTile)), gemm::kUnit,
+                          gemm::kMaxTile);
   split.tiles = (split.columns + split.tile - 1) / split.tile;
   if (threads > 1) {
     // Four tasks a thread even out what else runs on its core: smaller tiles first, then parts of the rows.
     const std::int64_t wanted = (std::int64_t{4} * threads + s.layer.problem.groups - 1) / s.layer.problem.groups;
     // Parts stage the same inputs, each for itself.
-    const std::int64_t least = split.copies > 1 ? gemm::kChunk : 2 * gemm::kChunk;
+    const std::int64_t least = split.copies > 1 ? gemm::kUnit : 2 * gemm::kUnit;
     while (split.tiles < wanted && split.tile > least) {
-      split.tile = round_up(split.tile / 2, gemm::kChunk);
+      split.tile = round_up(split.tile / 2, gemm::kUnit);
       split.tiles = (split.columns + split.tile - 1) / split.tile;
     }
     split.parts = std::clamp<std::int64_t>((wanted + split.tiles - 1) / split.tiles, 1, s.panels);
   }
+  // Memory that a first call would touch for columns that there are not.
+  split.tile = std::min(split.tile, split.columns);
   for (std::vector<std::int64_t>& offsets : split.offsets) {
     for (std::int64_t& offset : offsets)
       offset = (std::ranges::lower_bound(s.offsets, offset) - s.offsets.begin()) *
