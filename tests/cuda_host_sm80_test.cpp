@@ -52,11 +52,11 @@ TEST(GemmSm80OnTheHost, SeveralPhases) {
 TEST(GemmSm80OnTheHost, ThreeTerms) {
   run_sizes<LayerOf<AsF32, 24, 30, 3, 1, 1, 1, true>, ScheduleOf<64, 128, 32, 32, 1, 2, 4, 16, 16>>(150);
 }
-// A tile has some of a channel's phases.
 TEST(GemmSm80OnTheHost, AsManyPhasesAsRows) {
   run_sizes<LayerOf<AsInteger, 32, 2, 128, 64, 1, 0, true>, ScheduleOf<64, 32, 16, 32, 1, 2, 4, 64, 1>>(40);
   run_sizes<LayerOf<AsTf32, 24, 1, 256, 128, 1, 5, false>, ScheduleOf<128, 128, 64, 32, 1, 2, 4, 128, 1>>(150);
 }
+// A tile has some of a channel's phases.
 TEST(GemmSm80OnTheHost, MorePhasesThanRows) {
   run_sizes<LayerOf<AsInteger, 32, 2, 300, 150, 1, 0, true>, ScheduleOf<64, 32, 16, 32, 1, 2, 4, 160, 1>>(40);
 }

@@ -19,19 +19,18 @@ bool narrow(const Problem& p) {
 
 constexpr int kThreads = 128;  // of a narrow block
 
+int vector(const Problem& p) { return 16 / bytes_per_element(p.arithmetic); }  // samples of 16 bytes
 // How many take 16 bytes of x.
-int runs_of_vector(const Problem& p) {
-  return std::gcd(16 / bytes_per_element(p.arithmetic), static_cast<int>(p.stride));
-}
-int run(const Problem& p) { return 16 / bytes_per_element(p.arithmetic) / runs_of_vector(p); }
+int runs_of_vector(const Problem& p) { return std::gcd(vector(p), static_cast<int>(p.stride)); }
+int run(const Problem& p) { return vector(p) / runs_of_vector(p); }
 
 // Runs of a thread, 64 bytes of x; or positions, so many that their loads hide each other's latency.
 int repeats(const Problem& p) { return narrow(p) ? 4 * runs_of_vector(p) : 4; }
 
 // Of a row's threads, less what its first vector has of what is before the row.
 int positions_of(const Problem& p, int threads) {
-  const int vector = 16 / bytes_per_element(p.arithmetic), stride = static_cast<int>(p.stride);
-  return threads * repeats(p) * run(p) - (vector + stride - 2) / stride;
+  const int stride = static_cast<int>(p.stride);
+  return threads * repeats(p) * run(p) - (vector(p) + stride - 2) / stride;
 }
 
 int threads(const Problem& p, const Schedule& s) {
