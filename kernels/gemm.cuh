@@ -69,22 +69,24 @@ __host__ __device__ constexpr int segment_pitch(int samples) {
 // each position, of some phases of one channel. In shared memory a segment starts as far past 16 bytes as in y, so that
 // it leaves in 16-byte stores.
 //
-// Shape: WHOLE; SEGMENT, samples of one; SEGMENTS; THREADS that write together; BATCH, 16-byte stores of a thread whose
-// samples are loaded before the first of them; PAIRED: segments start at even samples in shared memory, for whoever lays
-// two at once, and those that start at odd ones in y are put right on their way.
+// Shape: WHOLE; SEGMENT, samples of one; PITCH, samples from one to the next in shared memory, segment_pitch() or more whole 16
+// bytes; SEGMENTS; THREADS that write together; BATCH, 16-byte stores of a thread whose samples are loaded before the first
+// of them; PAIRED: segments start at even samples in shared memory, for whoever lays two at once, and those that start at
+// odd ones in y are put right on their way.
 template <class Layer, class Shape>
 struct Segments {
   using Element = typename Layer::Storage::Element;
 
   static constexpr int VECTOR = 16 / sizeof(Element);  // samples of a 16-byte store
-  static constexpr int PITCH = segment_pitch<Element>(Shape::SEGMENT);
+  static constexpr int PITCH = Shape::PITCH;
+  static_assert(PITCH % VECTOR == 0 && PITCH >= segment_pitch<Element>(Shape::SEGMENT));
   static constexpr int BYTES = Shape::SEGMENTS * PITCH * sizeof(Element);
   // Threads that write a segment together: sixteen, or more where there are not segments for all.
   static constexpr int lanes_from(int lanes) {
     return Shape::THREADS / (2 * lanes) >= Shape::SEGMENTS ? lanes_from(2 * lanes) : lanes;
   }
   static constexpr int LANES = lanes_from(16), STEP = Shape::THREADS / LANES;
-  static constexpr int GRANULES = PITCH / VECTOR - 1;  // of a segment, at most
+  static constexpr int GRANULES = segment_pitch<Element>(Shape::SEGMENT) / VECTOR - 1;  // of a segment, at most
   // Of a batch: granules of a segment, and segments.
   static constexpr int ACROSS_ALL = (GRANULES + LANES - 1) / LANES, DOWN_ALL = (Shape::SEGMENTS + STEP - 1) / STEP;
   static constexpr int ACROSS = ACROSS_ALL < Shape::BATCH ? ACROSS_ALL : Shape::BATCH;
@@ -143,8 +145,9 @@ struct Segments {
   template <bool ODD>
   __device__ static uint4 granule(bool there, const Element* from) {
     const uint4 whole = there ? *reinterpret_cast<const uint4*>(from + ODD) : uint4{};
-    if constexpr (ODD) {
-      static_assert(sizeof(Element) == 2, "two in a word");
+    if constexpr (ODD && sizeof(Element) == 4) {
+      return make_uint4(there ? __float_as_uint(*from) : 0, whole.x, whole.y, whole.z);
+    } else if constexpr (ODD) {
       const unsigned first = there ? *from : 0;
       return make_uint4(first | whole.x << 16, __funnelshift_l(whole.x, whole.y, 16),
                         __funnelshift_l(whole.y, whole.z, 16), __funnelshift_l(whole.z, whole.w, 16));

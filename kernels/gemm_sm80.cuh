@@ -84,7 +84,7 @@ struct GemmSm80 {
         (!WHOLE || BANDS_NOW ||
          (ROWS_NOW % Layer::LIVE == 0 && Schedule::BAND == Schedule::BAND_CHANNELS * Layer::LIVE));
     static constexpr int SEGMENT = WHOLE ? POSITIONS * Layer::STRIDE : ROWS_NOW * Layer::GAP;
-    static constexpr int SEGMENTS = WHOLE ? CHANNELS : POSITIONS;
+    static constexpr int SEGMENTS = WHOLE ? CHANNELS : POSITIONS, PITCH = segment_pitch<Element>(SEGMENT);
     static constexpr int THREADS = GemmSm80::THREADS;
     static constexpr int BATCH = 2;
     static constexpr bool PAIRED = false;

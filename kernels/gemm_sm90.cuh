@@ -50,6 +50,7 @@ struct GemmSm90 {
   static constexpr int STEPS_ALL = (Layer::C_IN + STEP - 1) / STEP;
   static constexpr int ROW_BYTES = STEPS_ALL == 1 ? 32 : STEPS_ALL == 2 ? 64 : 128;
   static constexpr int CHUNK = ROW_BYTES / SIZE;  // channels of one row in shared memory
+  static constexpr int UNIT = 16 / SIZE;          // channels, or samples, of 16 bytes
   static constexpr int CHUNKS = (Layer::C_IN + CHUNK - 1) / CHUNK;
   static constexpr int STEPS = ROW_BYTES / 32;
   static constexpr int LAST_STEPS = STEPS_ALL - (CHUNKS - 1) * STEPS;
@@ -88,7 +89,14 @@ struct GemmSm90 {
   // Output of a consumer group: a segment of samples for each channel (WHOLE), or for each position. Long segments are what
   // DRAM writes fastest, so all positions at once, and a part of the channels at a time where shared memory is short.
   static constexpr int SEGMENT = WHOLE ? GROUP_POSITIONS * Layer::STRIDE : TILE_PHASES * Layer::GAP;
-  static constexpr int PITCH = segment_pitch<Element>(SEGMENT);
+  // Two phases of eight positions and of the channels that eight rows are, laid at once, meet in no bank where a channel is
+  // 16 bytes a phase further than 128.
+  static constexpr int pitch_from(int pitch) {
+    return WHOLE && Layer::GAP == 1 && (Layer::LIVE == 2 || Layer::LIVE == 4) && pitch * SIZE % 128 != 16 * Layer::LIVE
+               ? pitch_from(pitch + UNIT)
+               : pitch;
+  }
+  static constexpr int PITCH = pitch_from(segment_pitch<Element>(SEGMENT));
   static constexpr int OUT_MOST = (PLANES == 1 ? 20 : 10) * 1024;  // two planes take the room themselves
   static constexpr int parts_from(int parts) {
     const bool splits = WHOLE && TILE_CHANNELS * Layer::LIVE == ROWS && ROWS % (16 * parts) == 0 &&
@@ -98,19 +106,20 @@ struct GemmSm90 {
   static constexpr int PARTS = parts_from(1);
   static constexpr int PART_CHANNELS = TILE_CHANNELS / PARTS;
   static constexpr int SEGMENTS = WHOLE ? PART_CHANNELS : GROUP_POSITIONS;
-  // Split, it holds the sums of every block over this block's share of the positions instead: a row of the tile's rows for
-  // each, in whose pitch neither the writes of an accumulator's pairs nor reads along a row meet in a bank.
+  // Split, it holds this block's sums instead, a row of the tile's rows for each position, and behind them those of every block
+  // over its share of the positions. In that pitch neither writes of an accumulator's pairs nor reads along a row meet in a bank.
   static constexpr int SUMS_PITCH = ROWS + (40 - ROWS % 32) % 32;
-  // Where eight positions of eight rows are a run of 128 bytes and more in y, two samples of it in a lane, a group's outputs
-  // leave from registers. Three terms take so long to multiply that shorter runs do not delay them.
+  static constexpr int SUMS_BYTES = GROUP_POSITIONS * SUMS_PITCH * 4;
+  // Where four or eight phases of eight positions are a run in y, two samples of it in a lane, a group's outputs leave from
+  // registers. Three terms take so long to multiply that shorter runs do not delay them.
   static constexpr bool PAIRS = Layer::LIVE % 2 == 0 && Layer::PADDING % 2 == 0;
-  static constexpr int RUN = Layer::GAP == 1 && 8 % Layer::LIVE == 0 ? 8 * Layer::LIVE * SIZE : 0;
   static constexpr bool DIRECT =
-      SPLITS == 1 && !BY_ROWS && ((PAIRS && RUN >= 128) || (PLANES == 2 && Layer::LIVE == 1 && Layer::GAP == 1));
+      SPLITS == 1 && !BY_ROWS && Layer::GAP == 1 &&
+      ((PAIRS && (Layer::LIVE == 4 || Layer::LIVE == 8)) || (PLANES == 2 && Layer::LIVE == 1));
   static_assert(!DIRECT || WHOLE, "a channel's live phases are at most eight");
   // By rows, a warp stages 512 bytes of eight rows at a time.
   static constexpr int PART_POSITIONS = 512 / SIZE, PART_PITCH = PART_POSITIONS + 8;
-  static constexpr int STAGED_BYTES = SPLITS > 1 ? GROUP_POSITIONS * SUMS_PITCH * 4
+  static constexpr int STAGED_BYTES = SPLITS > 1 ? 2 * SUMS_BYTES
                                       : BY_ROWS  ? 4 * 8 * PART_PITCH * SIZE
                                       : DIRECT   ? 0
                                                  : SEGMENTS * PITCH * SIZE;
@@ -135,13 +144,14 @@ struct GemmSm90 {
   static_assert(2 * CONSUMER_REGISTERS + PRODUCER_REGISTERS + LAST_REGISTERS == 512, "four warpgroups of 128 each");
   static_assert(CONSUMERS <= 2 && PRODUCERS == 4, "four warpgroups at most");
 
-  // Of 16-bit samples in shared memory, two that are neighbours in y are one word: a sample and its dead phase, two phases, or,
-  // of one phase, two positions, which lie in two lanes and are turned.
+  // Two samples that are neighbours in y are laid into shared memory at once: two phases, or, in 16 bits, a sample and its dead
+  // phase, or, of one phase, two positions, which lie in two lanes and are turned.
   static constexpr bool TURNED = SIZE == 2 && Layer::LIVE == 1 && Layer::GAP == 1;
-  static constexpr bool PAIRED = TURNED || (SIZE == 2 && (Layer::GAP == 2 || (Layer::GAP == 1 && Layer::LIVE % 2 == 0)));
+  static constexpr bool PAIRED = TURNED || (SIZE == 2 && Layer::GAP == 2) || (Layer::GAP == 1 && Layer::LIVE % 2 == 0);
   struct OutShape {
     static constexpr bool WHOLE = GemmSm90::WHOLE, PAIRED = GemmSm90::PAIRED;
-    static constexpr int SEGMENT = GemmSm90::SEGMENT, SEGMENTS = GemmSm90::SEGMENTS, THREADS = 128, BATCH = 4;
+    static constexpr int SEGMENT = GemmSm90::SEGMENT, PITCH = GemmSm90::PITCH, SEGMENTS = GemmSm90::SEGMENTS;
+    static constexpr int THREADS = 128, BATCH = 4;
   };
   using Out = Segments<Layer, OutShape>;
 
@@ -230,7 +240,6 @@ struct GemmSm90 {
 
   // --- producers --------------------------------------------------------------------------------
 
-  static constexpr int UNIT = 16 / SIZE;          // channels of 16 bytes
   static constexpr int COLUMNS = ROW_BYTES / 16;  // units of a row
   static constexpr int ROW_WARPS = COLUMNS < PRODUCERS ? PRODUCERS / COLUMNS : 1;     // that share a column's rows
   static constexpr int COLUMN_STEPS = COLUMNS > PRODUCERS ? COLUMNS / PRODUCERS : 1;  // columns of a warp
@@ -668,6 +677,7 @@ struct GemmSm90 {
       }
       ptx::wgmma_commit();
       ptx::wgmma_wait<0>();
+      ptx::settled(sums);
 #pragma unroll
       for (int j = 0; j < ROWS / 2; ++j) acc[t][j] += sums[j];
     }
@@ -747,12 +757,24 @@ struct GemmSm90 {
       }
       ring.x.template next<X_STAGES>();
     }
-    if constexpr (COUNT > 0) ptx::wgmma_wait<0>();
+    if constexpr (COUNT > 0) {
+      ptx::wgmma_wait<0>();
+#pragma unroll
+      for (int t = 0; t < COUNT; ++t) ptx::settled(acc[t]);
+    }
     release();
     if constexpr (COUNT == 0) ptx::barrier(1 + group, 128);
   }
 
+  // Two groups that have all of a tile's operands in shared memory at once multiply one after the other where a block has many
+  // tiles: while one stores its outputs, the other has the matrix unit for itself.
+  static constexpr bool IN_TURNS = CONSUMERS == 2 && RESIDENT && CHUNKS <= X_STAGES && !PROMOTE;
+  static constexpr int MANY_TILES = 16;
+  __device__ static int turn_of(int group) { return 1 + CONSUMERS + group; }
+
   __device__ void consume(int group, int thread) const {
+    const bool in_turns = IN_TURNS && tiles >= MANY_TILES * tile_step();
+    if (in_turns && group == 1) ptx::barrier_arrive(turn_of(0), 256);
     Rings ring;
     unsigned turn = 0;  // of the tiles that this group stores
     for (long long index = first_tile(); index < tiles; index += tile_step()) {
@@ -774,6 +796,7 @@ struct GemmSm90 {
         bias = bias_of(thread);
       }
       // The last tile of an image may have few positions.
+      if (in_turns) ptx::barrier(turn_of(group), 256);
       constexpr int BLOCKS = GROUP_POSITIONS / BLOCK_POSITIONS;
       const long long count = (end_position - position + BLOCK_POSITIONS - 1) / BLOCK_POSITIONS;
       if (count > BLOCKS / 2)
@@ -782,6 +805,7 @@ struct GemmSm90 {
         sum<(BLOCKS + 1) / 2>(acc, ring, group, thread, w_is_here);
       else
         sum<0>(acc, ring, group, thread, w_is_here);
+      if (in_turns && (group == 0 || index + tile_step() < tiles)) ptx::barrier_arrive(turn_of(1 - group), 256);
       if (count <= 0) continue;
       // Each of these has a barrier of the group before it reads them.
       if (Layer::BIAS && !BY_ROWS && thread < TILE_CHANNELS) biases(group, turn)[thread] = bias;
@@ -1122,57 +1146,67 @@ struct GemmSm90 {
       store_rows<false>(acc, tile, group, thread, turn);
   }
 
-  // Of a split tile: sends the other blocks of the cluster this one's sums over their shares of the positions, and stores the
-  // sums of all over its own share, added in the order of the blocks.
+  // Of a split tile: sends every block of the cluster this one's sums over its share of the positions, and stores the sums of all
+  // over its own, added in the order of the blocks.
   __device__ void store_share(const Accumulators& acc, const Tile& tile, int group, int thread, unsigned turn) const {
-    constexpr int SHARE = GROUP_POSITIONS / SPLITS;
+    constexpr int SHARE = GROUP_POSITIONS / SPLITS, SHARE_BYTES = SUMS_BYTES / SPLITS;
     const int warp = thread / 32, lane = thread % 32;
-    const unsigned sums = shared + OUT_AT + group * OUT_BYTES;  // [block][position of the share][row]
-    if (thread == 0) ptx::mbarrier_arrive_expect(sums_full(group), GROUP_POSITIONS * ROWS * 4);
-    ptx::mbarrier_wait(sums_empty(group), turn ^ 1);  // every block has read those of the tile before
+    const unsigned mine = shared + OUT_AT + group * OUT_BYTES;  // [position][row]
+    const unsigned sums = mine + SUMS_BYTES;                    // [block][position of the share][row]
+    ptx::mbarrier_wait(sums_empty(group), turn ^ 1);  // every block has read those of the tile before, and so has what sent them
 #pragma unroll
     for (int t = 0; t < TILES; ++t) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int q = t * 64 + warp * 16 + half * 8 + lane / 4;
-        const unsigned to = ptx::of_block(sums + ((split() * SHARE + q % SHARE) * SUMS_PITCH + lane % 4 * 2) * 4, q / SHARE);
-        const unsigned full = ptx::of_block(sums_full(group), q / SHARE);
+        const unsigned to = mine + ((t * 64 + warp * 16 + half * 8 + lane / 4) * SUMS_PITCH + lane % 4 * 2) * 4;
 #pragma unroll
         for (int j = 2 * half; j < ROWS / 2; j += 4)  // registers as in store()
-          ptx::store_to_block(to + j / 4 * 32, acc[t][j], acc[t][j + 1], full);
+          ptx::store_shared(to + j / 4 * 32, __float_as_uint(acc[t][j]), __float_as_uint(acc[t][j + 1]));
       }
     }
     const Corner corner = corner_of(tile);
+    ptx::fence_async_shared();
     ptx::barrier(1 + group, 128);
+    if (thread == 0) ptx::mbarrier_arrive_expect(sums_full(group), SUMS_BYTES);
+    if (thread < SPLITS) {
+      const int block = (split() + thread) % SPLITS;
+      ptx::bulk_to_block(ptx::of_block(sums + split() * SHARE_BYTES, block), mine + block * SHARE_BYTES, SHARE_BYTES,
+                         ptx::of_block(sums_full(group), block));
+    }
     ptx::mbarrier_wait_for_blocks(sums_full(group), turn);
 
     constexpr int SAMPLES = TILE_PHASES * Layer::GAP;  // of a position and channel
-    constexpr int COUNT = TILE_CHANNELS * SHARE * SAMPLES;
-    const int q0 = split() * SHARE;
-    const float* const all = reinterpret_cast<const float*>(shared_pointer(OUT_AT + group * OUT_BYTES));
+    // Neighbours take samples that are neighbours in y, and what a sample's place follows from is computed once for all channels.
+    constexpr int RUN = SHARE * SAMPLES, LANES = RUN < 128 ? RUN : 128, CHANNEL_STEP = 128 / LANES;
+    const int q0 = split() * SHARE, first_channel = thread / LANES;
+    const float* const all = reinterpret_cast<const float*>(shared_pointer(OUT_AT + group * OUT_BYTES + SUMS_BYTES));
     const long long t0 =
         first_position_of(tile, group) * Layer::STRIDE + corner.phase * Layer::GAP - Layer::PADDING;
     const long long positions = end_position - tile.position - group * GROUP_POSITIONS;  // of an image
     Element* const y = static_cast<Element*>(call.y) + tile.image * call.y_stride_b + corner.of_all * call.y_stride_c + t0;
-    // Neighbours take samples that are neighbours in y.
-#pragma unroll 4
-    for (int e = thread; e < COUNT; e += 128) {
-      const int sample = e % SAMPLES, q = e / SAMPLES % SHARE, channel = e / (SAMPLES * SHARE);
-      const int image = MERGES ? (q0 + q) / image_rows : 0;
+    const int channels = Layer::C_OUT - corner.channel < TILE_CHANNELS ? Layer::C_OUT - corner.channel : TILE_CHANNELS;
+#pragma unroll 2
+    for (int r = thread % LANES; r < RUN && first_channel < CHANNEL_STEP; r += LANES) {
+      const int sample = r % SAMPLES, q = r / SAMPLES;
+      const int image = MERGES && images > 1 ? (q0 + q) / image_rows : 0;
       const int position = q0 + q - image * image_rows;
       const long long time = static_cast<long long>(position) * Layer::STRIDE + sample;
       if (image >= images || tile.image + image >= call.batch || position >= positions || t0 + time < 0 ||
-          t0 + time >= call.out_length || corner.channel + channel >= Layer::C_OUT || corner.phase + sample / Layer::GAP >= Layer::LIVE)
+          t0 + time >= call.out_length || corner.phase + sample / Layer::GAP >= Layer::LIVE)
         continue;
-      float sum = 0;
-      if (sample % Layer::GAP == 0) {  // a dead phase has none
-        const float* const row = all + q * SUMS_PITCH + channel * TILE_PHASES + sample / Layer::GAP;
+      const float* const row = all + q * SUMS_PITCH + sample / Layer::GAP;
+      Element* const to = y + image * call.y_stride_b + time;
+#pragma unroll 4
+      for (int channel = first_channel; channel < channels; channel += CHANNEL_STEP) {
+        float sum = 0;
+        if (sample % Layer::GAP == 0) {  // a dead phase has none
 #pragma unroll
-        for (int block = 0; block < SPLITS; ++block) sum += row[block * SHARE * SUMS_PITCH];
+          for (int block = 0; block < SPLITS; ++block) sum += row[channel * TILE_PHASES + block * SHARE * SUMS_PITCH];
+        }
+        const float b = Layer::BIAS ? biases(group, turn)[channel] : 0.0f;
+        to[channel * call.y_stride_c] =
+            Storage::round(after<Layer>(sum + b, alpha_after<Layer, float>(call.y_alpha, corner.of_all + channel)));
       }
-      const float b = Layer::BIAS ? biases(group, turn)[channel] : 0.0f;
-      y[image * call.y_stride_b + channel * call.y_stride_c + time] =
-          Storage::round(after<Layer>(sum + b, alpha_after<Layer, float>(call.y_alpha, corner.of_all + channel)));
     }
     __syncwarp();
     if (lane < SPLITS) ptx::mbarrier_arrive_of_block(ptx::of_block(sums_empty(group), lane));

@@ -76,12 +76,6 @@ __device__ __forceinline__ Sum sum_of_blocks(unsigned shared) {
 __device__ __forceinline__ void mbarrier_arrive_of_block(unsigned barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
-// Eight bytes into the shared memory of a block, which its mbarrier counts as they arrive.
-__device__ __forceinline__ void store_to_block(unsigned address, float a, float b, unsigned barrier) {
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(address), "f"(a),
-               "f"(b), "r"(barrier)
-               : "memory");
-}
 // Behind it, what other blocks sent is read.
 __device__ __forceinline__ void mbarrier_wait_for_blocks(unsigned barrier, unsigned parity) {
   asm volatile(
@@ -103,6 +97,13 @@ __device__ __forceinline__ void bulk_load(unsigned shared, const void* global, u
                : "memory");
 }
 
+// From this block's shared memory to that of a block of the cluster, whose mbarrier counts the bytes.
+__device__ __forceinline__ void bulk_to_block(unsigned to, unsigned from, unsigned bytes, unsigned barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+               "r"(from), "r"(bytes), "r"(barrier)
+               : "memory");
+}
+
 // --- order --------------------------------------------------------------------------------------
 
 // What this thread wrote to shared memory becomes visible to wgmma and bulk copies.
@@ -110,11 +111,23 @@ __device__ __forceinline__ void fence_async_shared() { asm volatile("fence.proxy
 __device__ __forceinline__ void barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+// The same, without waiting for the others.
+__device__ __forceinline__ void barrier_arrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int PENDING>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+
+// Sums that have been waited for. The compiler does not know what a wait is for: it would use them ahead of it, and wait for
+// every product by itself then.
+template <int COUNT>
+__device__ __forceinline__ void settled(float (&sums)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) asm volatile("" : "+f"(sums[i]));
 }
 
 // Registers of a thread of this warpgroup, moved between those of a block's warpgroups; a multiple of 8.

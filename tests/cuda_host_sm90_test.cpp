@@ -68,12 +68,21 @@ TEST(GemmSm90OnTheHost, SeveralPhasesStageTheirs) {
   run_sizes<LayerOf<AsInteger, 64, 64, 4, 2, 1, 1, true>, ScheduleOf<128, 1, 2, 2, 4>>(200);
   run_sizes<LayerOf<AsInteger, 64, 20, 6, 3, 1, 1, true>, ScheduleOf<64, 1, 2, 2, 4>>(150);
   run_sizes<LayerOf<AsTf32, 40, 24, 10, 5, 1, 2, true>, ScheduleOf<128, 1, 1, 2, 4>>(100);
+  // Two and four phases, pairs of which start at even samples of y and at odd ones.
+  run_sizes<LayerOf<AsTf32, 32, 60, 4, 2, 1, 1, true>, ScheduleOf<128, 2, 2, 2, 2>>(301);
+  run_sizes<LayerOf<AsTf32, 16, 30, 4, 2, 1, 2, false>, ScheduleOf<64, 1, 2, 2, 2>>(150);
+  run_sizes<LayerOf<AsF32, 16, 30, 4, 2, 1, 1, false>, ScheduleOf<64, 1, 2, 2, 2>>(150);
+  run_sizes<LayerOf<AsTf32, 16, 20, 8, 4, 1, 1, true>, ScheduleOf<80, 1, 1, 2, 2>>(90);
+  run_sizes<LayerOf<AsInteger, 32, 20, 8, 4, 1, 3, true>, ScheduleOf<80, 1, 2, 2, 2>>(150);
 }
 TEST(GemmSm90OnTheHost, LongRunsLeaveFromRegisters) {
   using Half = LayerOf<AsInteger, 128, 20, 16, 8, 1, 4, true>;
   using HalfTile = ScheduleOf<128, 2, 2, 3, 4>;
   static_assert(GemmSm90<Half, HalfTile>::DIRECT);
   run_sizes<Half, HalfTile>(300);
+  using Four = LayerOf<AsInteger, 64, 33, 8, 4, 1, 2, true>;
+  static_assert(GemmSm90<Four, HalfTile>::DIRECT);
+  run_sizes<Four, HalfTile>(300);
   using Single = LayerOf<AsTf32, 64, 33, 8, 4, 1, 2, false>;
   using SingleTile = ScheduleOf<128, 1, 2, 3, 5>;
   static_assert(GemmSm90<Single, SingleTile>::DIRECT);
@@ -87,6 +96,14 @@ TEST(GemmSm90OnTheHost, RowsOfAWarp) {
   run_sizes<LayerOf<AsTf32, 32, 64, 5, 1, 3, 0, true>, ByRows<64, 256, 2, 2, 5>>(1101);
   run_sizes<LayerOf<AsInteger, 128, 90, 3, 1, 2, 1, true>, ByRows<128, 184, 2, 2, 6>>(601);
   run_sizes<LayerOf<AsTf32, 16, 70, 3, 1, 1, 1, false, Activation::relu>, ByRows<128, 128, 2, 2, 5>>(300);
+}
+// Where a block has many tiles.
+TEST(GemmSm90OnTheHost, GroupsMultiplyInTurns) {
+  using Layer = LayerOf<AsInteger, 32, 16, 2, 1, 1, 0, true>;
+  using Schedule = ScheduleOf<16, 1, 2, 1, 2>;
+  using Kernel = GemmSm90<Layer, Schedule>;
+  static_assert(Kernel::IN_TURNS);
+  run_sizes<Layer, Schedule>(2 * Kernel::MANY_TILES * Kernel::POSITIONS + 70);
 }
 TEST(GemmSm90OnTheHost, ThreeTermsPromoteTheirSums) {
   run_sizes<LayerOf<AsF32, 64, 70, 3, 1, 1, 1, true>, ScheduleOf<80, 1, 2, 2, 3>>(150);

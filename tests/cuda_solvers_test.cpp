@@ -52,6 +52,7 @@ class Solvers : public testing::TestWithParam<const char*> {
     EXPECT_GT(cubin.registers, 0) << what;
     EXPECT_EQ(cubin.spill_bytes, 0) << what;
     EXPECT_EQ(cubin.stack_bytes, 0) << what;
+    EXPECT_EQ(cubin.serialized, 0) << what;
   }
 };
 

@@ -232,6 +232,7 @@ void read_usage(std::string_view log, Cubin& cubin) {
       }
     }
   }
+  cubin.serialized = log.find("wgmma.mma_async instructions are serialized") != std::string_view::npos ? 1 : 0;
   if (cubin.registers == 0) {
     throw Error(Exit::defect, "nvrtc", "the log names no registers of the entry: " + on_one_line(log),
                 "a source defines the entry `run`");
@@ -285,8 +286,8 @@ Cubin compile_now(const std::string& source, std::string_view architecture) {
 
 // What is cached: a line of numbers, then the cubin.
 std::string pack(const Cubin& cubin) {
-  return fmt::format("{} {} {} {}\n", cubin.registers, cubin.spill_bytes, cubin.stack_bytes,
-                     cubin.static_shared_bytes) +
+  return fmt::format("{} {} {} {} {}\n", cubin.registers, cubin.spill_bytes, cubin.stack_bytes,
+                     cubin.static_shared_bytes, cubin.serialized) +
          cubin.bytes;
 }
 
@@ -294,7 +295,8 @@ std::optional<Cubin> unpack(const std::string& payload) {
   Cubin cubin;
   const char* at = payload.data();
   const char* const end = at + payload.size();
-  for (int* const field : {&cubin.registers, &cubin.spill_bytes, &cubin.stack_bytes, &cubin.static_shared_bytes}) {
+  for (int* const field :
+       {&cubin.registers, &cubin.spill_bytes, &cubin.stack_bytes, &cubin.static_shared_bytes, &cubin.serialized}) {
     const auto [next, error] = std::from_chars(at, end, *field);
     if (error != std::errc() || next == end) return std::nullopt;
     at = next + 1;
@@ -314,7 +316,7 @@ std::string key_of(std::string_view source, std::string_view architecture, Versi
   std::string options;
   for (const std::string& option : options_for(architecture, version)) options += cache_key({option});
   return cache_key(
-      {"1", TCONV_VERSION, fmt::format("{}.{}", version.major, version.minor), architecture, options, headers, source});
+      {"2", TCONV_VERSION, fmt::format("{}.{}", version.major, version.minor), architecture, options, headers, source});
 }
 
 // To open NVRTC takes tens of milliseconds, and twice as many where Python has to say where it is. Of what is cached

@@ -12,6 +12,7 @@ struct Cubin {
   int spill_bytes = 0;  // stores plus loads
   int stack_bytes = 0;  // local-memory frame
   int static_shared_bytes = 0;
+  int serialized = 0;  // 1: ptxas lets every wgmma wait for the one before it
   bool cached = false;
 };
 

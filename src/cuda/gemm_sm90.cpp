@@ -37,10 +37,9 @@ struct Shape : Gemm {
     constexpr std::int64_t kTail = 6;
     return columns * ceil_div(positions + span() - kTail, row_bytes == 32 ? 128 : 64);
   }
-  // Outputs leave from registers where eight positions of eight rows are a long run in y.
+  // Outputs leave from registers where the phases of eight positions are a long run in y.
   [[nodiscard]] bool direct(const Problem& p) const {
-    if (gap != 1 || 8 % live != 0) return false;
-    return (live % 2 == 0 && p.padding % 2 == 0 && 8 * live * element_bytes >= 128) || (planes == 2 && live == 1);
+    return gap == 1 && (((live == 4 || live == 8) && p.padding % 2 == 0) || (planes == 2 && live == 1));
   }
 };
 
@@ -61,18 +60,21 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   const std::int64_t vector = 16 / shape.element_bytes;
   const std::int64_t channels = shape.tile_channels(s);
   const std::int64_t segment = whole ? group_positions * p.stride : s.rows * shape.gap;
-  const std::int64_t pitch = ceil_div(segment, vector) * vector + vector;
+  std::int64_t pitch = ceil_div(segment, vector) * vector + vector;
+  if (whole && shape.gap == 1 && (shape.live == 2 || shape.live == 4)) {
+    while (pitch * shape.element_bytes % 128 != 16 * shape.live) pitch += vector;
+  }
   const std::int64_t most = shape.planes == 1 ? 20 << 10 : 10 << 10;  // bytes of a group; beyond, it stores in parts
   std::int64_t parts = 1;
   while (whole && channels * shape.live == s.rows && s.rows % (16 * parts) == 0 && channels % (2 * parts) == 0 &&
          channels / parts * pitch * shape.element_bytes > most)
     parts *= 2;
   const std::int64_t segments = whole ? channels / parts : group_positions;
-  // Split, sums of each position in a pitch of 8 modulo 32 instead; and the bias of a channel a row at most, of two
-  // tiles.
+  // Split, sums of each position in a pitch of 8 modulo 32 instead, its own and what all blocks send; and the bias of a
+  // channel a row at most, of two tiles.
   const std::int64_t rows = s.rows;
   const std::int64_t staged = s.by_rows         ? std::int64_t{32} * (512 + 8 * shape.element_bytes)
-                              : s.splits > 1    ? 4 * group_positions * (rows + (40 - rows % 32) % 32)
+                              : s.splits > 1    ? 8 * group_positions * (rows + (40 - rows % 32) % 32)
                               : shape.direct(p) ? 0
                                                 : segments * pitch * shape.element_bytes;
   const std::int64_t out_bytes = staged + 8 * rows;
@@ -250,7 +252,7 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   const double output_cycles = s.by_rows ? 5.0 : 7.7;  // cycles for each of a thread
   const double outputs = static_cast<double>(s.positions) * s.rows / (128.0 * s.warpgroups);  // of a thread
   // Split, it writes its sums, waits for the other blocks, and reads as many of theirs.
-  constexpr double kExchange = 11000;
+  constexpr double kExchange = 5500;
   const double store = s.splits == 1 ? output_cycles * outputs * static_cast<double>(shape.gap)
                                      : 2 * output_cycles * outputs + kExchange;
   // As fourth powers, whose root is no call of pow: a call of a new size asks for every schedule.

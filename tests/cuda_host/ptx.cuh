@@ -94,7 +94,7 @@ struct Block {
   explicit Block(int threads) : all(threads) {
     for (int warp = 0; warp < threads / 32; ++warp) warps.push_back(std::make_unique<Warp>());
     for (int group = 0; group < (threads + 127) / 128; ++group) groups.push_back(std::make_unique<std::barrier<>>(128));
-    for (auto& one : named) one = std::make_unique<std::barrier<>>(128);
+    for (std::size_t i = 0; i < named.size(); ++i) named[i] = std::make_unique<std::barrier<>>(i < 3 ? 128 : 256);
   }
   struct Warp {
     std::barrier<> meet{32};
@@ -103,7 +103,7 @@ struct Block {
   std::barrier<> all;
   std::vector<std::unique_ptr<Warp>> warps;
   std::vector<std::unique_ptr<std::barrier<>>> groups;
-  std::array<std::unique_ptr<std::barrier<>>, 4> named;
+  std::array<std::unique_ptr<std::barrier<>>, 5> named;  // of a warpgroup, and from the fourth on of two
   std::mutex mutex;  // of every mbarrier
   std::condition_variable changed;
 };
@@ -189,7 +189,7 @@ inline unsigned cluster_rank() { host::fail("one block alone"); }
 inline void cluster_barrier() { host::fail("one block alone"); }
 inline unsigned of_block(unsigned, unsigned) { host::fail("one block alone"); }
 inline void mbarrier_arrive_of_block(unsigned) { host::fail("one block alone"); }
-inline void store_to_block(unsigned, float, float, unsigned) { host::fail("one block alone"); }
+inline void bulk_to_block(unsigned, unsigned, unsigned, unsigned) { host::fail("one block alone"); }
 inline void mbarrier_wait_for_blocks(unsigned, unsigned) { host::fail("one block alone"); }
 
 // --- copies, order ------------------------------------------------------------------------------
@@ -202,9 +202,15 @@ inline void bulk_load(unsigned shared, const void* global, unsigned bytes, unsig
 }
 inline void fence_async_shared() {}
 inline void barrier(int id, int threads) {
-  if (threads != 128) host::fail("barriers of a warpgroup alone");
+  if (threads != (id < 3 ? 128 : 256)) host::fail("barriers of a warpgroup, and from the fourth on of two");
   host::block->named[static_cast<std::size_t>(id)]->arrive_and_wait();
 }
+inline void barrier_arrive(int id, int threads) {
+  if (threads != 256 || id < 3) host::fail("a warpgroup arrives for another one");
+  static_cast<void>(host::block->named[static_cast<std::size_t>(id)]->arrive());
+}
+template <int COUNT>
+void settled(float (&)[COUNT]) {}
 inline void wgmma_fence() {}
 inline void wgmma_commit() { host::products.emplace_back(); }
 template <int PENDING>
