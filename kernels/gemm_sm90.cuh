@@ -89,8 +89,8 @@ struct GemmSm90 {
   // Output of a consumer group: a segment of samples for each channel (WHOLE), or for each position. Long segments are what
   // DRAM writes fastest, so all positions at once, and a part of the channels at a time where shared memory is short.
   static constexpr int SEGMENT = WHOLE ? GROUP_POSITIONS * Layer::STRIDE : TILE_PHASES * Layer::GAP;
-  // Two phases of eight positions and of the channels that eight rows are, laid at once, meet in no bank where a channel is
-  // 16 bytes a phase further than 128.
+  // Of two or four phases, what a warp lays at once is of four or two channels: it meets in no bank where one begins 16 bytes a
+  // phase further than the one before it, beside whole 128.
   static constexpr int pitch_from(int pitch) {
     return WHOLE && Layer::GAP == 1 && (Layer::LIVE == 2 || Layer::LIVE == 4) && pitch * SIZE % 128 != 16 * Layer::LIVE
                ? pitch_from(pitch + UNIT)
@@ -106,10 +106,9 @@ struct GemmSm90 {
   static constexpr int PARTS = parts_from(1);
   static constexpr int PART_CHANNELS = TILE_CHANNELS / PARTS;
   static constexpr int SEGMENTS = WHOLE ? PART_CHANNELS : GROUP_POSITIONS;
-  // Split, it holds this block's sums instead, a row of the tile's rows for each position, and behind them those of every block
-  // over its share of the positions. In that pitch neither writes of an accumulator's pairs nor reads along a row meet in a bank.
+  // Split, it holds the sums of every block over this block's share of the positions instead: a row of the tile's rows for
+  // each, in whose pitch neither the writes of an accumulator's pairs nor reads along a row meet in a bank.
   static constexpr int SUMS_PITCH = ROWS + (40 - ROWS % 32) % 32;
-  static constexpr int SUMS_BYTES = GROUP_POSITIONS * SUMS_PITCH * 4;
   // Where four or eight phases of eight positions are a run in y, two samples of it in a lane, a group's outputs leave from
   // registers. Three terms take so long to multiply that shorter runs do not delay them.
   static constexpr bool PAIRS = Layer::LIVE % 2 == 0 && Layer::PADDING % 2 == 0;
@@ -119,7 +118,7 @@ struct GemmSm90 {
   static_assert(!DIRECT || WHOLE, "a channel's live phases are at most eight");
   // By rows, a warp stages 512 bytes of eight rows at a time.
   static constexpr int PART_POSITIONS = 512 / SIZE, PART_PITCH = PART_POSITIONS + 8;
-  static constexpr int STAGED_BYTES = SPLITS > 1 ? 2 * SUMS_BYTES
+  static constexpr int STAGED_BYTES = SPLITS > 1 ? GROUP_POSITIONS * SUMS_PITCH * 4
                                       : BY_ROWS  ? 4 * 8 * PART_PITCH * SIZE
                                       : DIRECT   ? 0
                                                  : SEGMENTS * PITCH * SIZE;
@@ -795,8 +794,8 @@ struct GemmSm90 {
       } else if (thread < TILE_CHANNELS) {
         bias = bias_of(thread);
       }
-      // The last tile of an image may have few positions.
       if (in_turns) ptx::barrier(turn_of(group), 256);
+      // The last tile of an image may have few positions.
       constexpr int BLOCKS = GROUP_POSITIONS / BLOCK_POSITIONS;
       const long long count = (end_position - position + BLOCK_POSITIONS - 1) / BLOCK_POSITIONS;
       if (count > BLOCKS / 2)
@@ -1146,40 +1145,35 @@ struct GemmSm90 {
       store_rows<false>(acc, tile, group, thread, turn);
   }
 
-  // Of a split tile: sends every block of the cluster this one's sums over its share of the positions, and stores the sums of all
-  // over its own, added in the order of the blocks.
+  // Of a split tile: sends the other blocks of the cluster this one's sums over their shares of the positions, and stores the
+  // sums of all over its own share, added in the order of the blocks.
   __device__ void store_share(const Accumulators& acc, const Tile& tile, int group, int thread, unsigned turn) const {
-    constexpr int SHARE = GROUP_POSITIONS / SPLITS, SHARE_BYTES = SUMS_BYTES / SPLITS;
+    constexpr int SHARE = GROUP_POSITIONS / SPLITS;
     const int warp = thread / 32, lane = thread % 32;
-    const unsigned mine = shared + OUT_AT + group * OUT_BYTES;  // [position][row]
-    const unsigned sums = mine + SUMS_BYTES;                    // [block][position of the share][row]
-    ptx::mbarrier_wait(sums_empty(group), turn ^ 1);  // every block has read those of the tile before, and so has what sent them
+    const unsigned sums = shared + OUT_AT + group * OUT_BYTES;  // [block][position of the share][row]
+    if (thread == 0) ptx::mbarrier_arrive_expect(sums_full(group), GROUP_POSITIONS * ROWS * 4);
+    ptx::mbarrier_wait(sums_empty(group), turn ^ 1);  // every block has read those of the tile before
 #pragma unroll
     for (int t = 0; t < TILES; ++t) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const unsigned to = mine + ((t * 64 + warp * 16 + half * 8 + lane / 4) * SUMS_PITCH + lane % 4 * 2) * 4;
+        const int q = t * 64 + warp * 16 + half * 8 + lane / 4;
+        const unsigned to = ptx::of_block(sums + ((split() * SHARE + q % SHARE) * SUMS_PITCH + lane % 4 * 2) * 4, q / SHARE);
+        const unsigned full = ptx::of_block(sums_full(group), q / SHARE);
 #pragma unroll
         for (int j = 2 * half; j < ROWS / 2; j += 4)  // registers as in store()
-          ptx::store_shared(to + j / 4 * 32, __float_as_uint(acc[t][j]), __float_as_uint(acc[t][j + 1]));
+          ptx::store_to_block(to + j / 4 * 32, acc[t][j], acc[t][j + 1], full);
       }
     }
     const Corner corner = corner_of(tile);
-    ptx::fence_async_shared();
     ptx::barrier(1 + group, 128);
-    if (thread == 0) ptx::mbarrier_arrive_expect(sums_full(group), SUMS_BYTES);
-    if (thread < SPLITS) {
-      const int block = (split() + thread) % SPLITS;
-      ptx::bulk_to_block(ptx::of_block(sums + split() * SHARE_BYTES, block), mine + block * SHARE_BYTES, SHARE_BYTES,
-                         ptx::of_block(sums_full(group), block));
-    }
     ptx::mbarrier_wait_for_blocks(sums_full(group), turn);
 
     constexpr int SAMPLES = TILE_PHASES * Layer::GAP;  // of a position and channel
     // Neighbours take samples that are neighbours in y, and what a sample's place follows from is computed once for all channels.
     constexpr int RUN = SHARE * SAMPLES, LANES = RUN < 128 ? RUN : 128, CHANNEL_STEP = 128 / LANES;
     const int q0 = split() * SHARE, first_channel = thread / LANES;
-    const float* const all = reinterpret_cast<const float*>(shared_pointer(OUT_AT + group * OUT_BYTES + SUMS_BYTES));
+    const float* const all = reinterpret_cast<const float*>(shared_pointer(OUT_AT + group * OUT_BYTES));
     const long long t0 =
         first_position_of(tile, group) * Layer::STRIDE + corner.phase * Layer::GAP - Layer::PADDING;
     const long long positions = end_position - tile.position - group * GROUP_POSITIONS;  // of an image

@@ -76,6 +76,12 @@ __device__ __forceinline__ Sum sum_of_blocks(unsigned shared) {
 __device__ __forceinline__ void mbarrier_arrive_of_block(unsigned barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
+// Eight bytes into the shared memory of a block, which its mbarrier counts as they arrive.
+__device__ __forceinline__ void store_to_block(unsigned address, float a, float b, unsigned barrier) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(address), "f"(a),
+               "f"(b), "r"(barrier)
+               : "memory");
+}
 // Behind it, what other blocks sent is read.
 __device__ __forceinline__ void mbarrier_wait_for_blocks(unsigned barrier, unsigned parity) {
   asm volatile(
@@ -94,13 +100,6 @@ __device__ __forceinline__ void mbarrier_wait_for_blocks(unsigned barrier, unsig
 __device__ __forceinline__ void bulk_load(unsigned shared, const void* global, unsigned bytes, unsigned barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
                "l"(global), "r"(bytes), "r"(barrier)
-               : "memory");
-}
-
-// From this block's shared memory to that of a block of the cluster, whose mbarrier counts the bytes.
-__device__ __forceinline__ void bulk_to_block(unsigned to, unsigned from, unsigned bytes, unsigned barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
-               "r"(from), "r"(bytes), "r"(barrier)
                : "memory");
 }
 

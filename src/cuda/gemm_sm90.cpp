@@ -70,11 +70,11 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
          channels / parts * pitch * shape.element_bytes > most)
     parts *= 2;
   const std::int64_t segments = whole ? channels / parts : group_positions;
-  // Split, sums of each position in a pitch of 8 modulo 32 instead, its own and what all blocks send; and the bias of a
-  // channel a row at most, of two tiles.
+  // Split, sums of each position in a pitch of 8 modulo 32 instead; and the bias of a channel a row at most, of two
+  // tiles.
   const std::int64_t rows = s.rows;
   const std::int64_t staged = s.by_rows         ? std::int64_t{32} * (512 + 8 * shape.element_bytes)
-                              : s.splits > 1    ? 8 * group_positions * (rows + (40 - rows % 32) % 32)
+                              : s.splits > 1    ? 4 * group_positions * (rows + (40 - rows % 32) % 32)
                               : shape.direct(p) ? 0
                                                 : segments * pitch * shape.element_bytes;
   const std::int64_t out_bytes = staged + 8 * rows;
@@ -252,7 +252,7 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   const double output_cycles = s.by_rows ? 5.0 : 7.7;  // cycles for each of a thread
   const double outputs = static_cast<double>(s.positions) * s.rows / (128.0 * s.warpgroups);  // of a thread
   // Split, it writes its sums, waits for the other blocks, and reads as many of theirs.
-  constexpr double kExchange = 5500;
+  constexpr double kExchange = 6500;
   const double store = s.splits == 1 ? output_cycles * outputs * static_cast<double>(shape.gap)
                                      : 2 * output_cycles * outputs + kExchange;
   // As fourth powers, whose root is no call of pow: a call of a new size asks for every schedule.

@@ -189,7 +189,7 @@ inline unsigned cluster_rank() { host::fail("one block alone"); }
 inline void cluster_barrier() { host::fail("one block alone"); }
 inline unsigned of_block(unsigned, unsigned) { host::fail("one block alone"); }
 inline void mbarrier_arrive_of_block(unsigned) { host::fail("one block alone"); }
-inline void bulk_to_block(unsigned, unsigned, unsigned, unsigned) { host::fail("one block alone"); }
+inline void store_to_block(unsigned, float, float, unsigned) { host::fail("one block alone"); }
 inline void mbarrier_wait_for_blocks(unsigned, unsigned) { host::fail("one block alone"); }
 
 // --- copies, order ------------------------------------------------------------------------------
