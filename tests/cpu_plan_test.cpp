@@ -312,7 +312,6 @@ TEST(CpuPlan, ProblemsAtTheEdges) {
              "b6_g2_i8_o150_l4_k7_s2_d4",  // groups, dead phases
              "b30_i200_o33_l2_k9_d2_p1",   // sums in parts
              "b4_i3_o75_l6_k2_s2_d5_a4",   // outputs without a tap
-             "b5_i1200_o64_l16_k4_s2_p1",  // no more than two images a tile
          }) {
       for (const Arithmetic arithmetic : kArithmetics) {
         if (is_scalar(set) && arithmetic != kArithmetics[random() % std::size(kArithmetics)]) continue;
@@ -336,6 +335,11 @@ TEST(CpuPlan, EveryBatchAndLengthOfSmallSize) {
       }
     }
   });
+}
+
+// So large that a tile holds eleven.
+TEST(CpuPlan, LargeImagesBesideEachOther) {
+  expect_right({.workload = parse_workload("b13_i2100_o70_l4_k4_s2_p1"), .seed = 6}, {.threads = {1, 2}});
 }
 
 // Lengths that end before, at and behind every tile and chunk of the solvers.

@@ -53,8 +53,8 @@ struct Strip {
   std::int64_t sample = 0;  // under the first position's smallest offset
   std::int64_t n = 0;       // positions
   std::int64_t t = 0;       // of y, for the first sum that it takes
-  std::int64_t skip = 0,
-               outputs = 0;  // by way of a line: sums that y crops before that, and those that it takes; else 0
+  // By way of a line: sums that y crops before that one, and those that it takes; else 0.
+  std::int64_t skip = 0, outputs = 0;
 };
 
 // Which samples there are, as masks: all bits are set in an element for each. Of a long row only so much is there as
@@ -282,8 +282,8 @@ class Rows {
   // Positions [from, to), at most kChunk, of channels [channel, channel + rows), at most `most`.
   void run(std::int64_t batch, std::int64_t channel, std::int64_t rows, std::int64_t from, std::int64_t to) {
     Cut(from, to);
-    const std::int64_t sample = strips_[0].sample,
-                       end = strips_[count_ - 1].sample + strips_[count_ - 1].n + s_.window.span;
+    const Strip& behind = strips_[count_ - 1];
+    const std::int64_t sample = strips_[0].sample, end = behind.sample + behind.n + s_.window.span;
     const std::int64_t first = channel / s_.out, last = (channel + rows - 1) / s_.out;  // of x
     const S* x = static_cast<const S*>(call_.x) + batch * call_.x_stride_b + first * call_.x_stride_c;
     const T* in = nullptr;
