@@ -32,7 +32,7 @@ namespace tconv::cpu::gemm {
 inline constexpr std::int64_t kPanel = 32;       // rows that are packed together
 inline constexpr std::int64_t kUnit = 48;        // positions that register tiles of every size divide
 inline constexpr std::int64_t kImages = 12;      // images likewise, of which each position of a short input is a column
-inline constexpr std::int64_t kLeastImages = 4;  // that are worth it
+inline constexpr std::int64_t kLeastImages = 4;  // of a tile: fewer leave register tiles narrow
 inline constexpr std::int64_t kChunk = 144;      // positions between two moves to y, whole units
 inline constexpr std::int64_t kMaxTile = 480;    // positions of a staged tile, whole units
 inline constexpr std::int64_t kDepth = 128;  // products of a row at a time: as many of a panel fill half a first cache
@@ -882,8 +882,8 @@ Shape shape_of(const Layer& layer) {
 
 // Whether images beside each other take less time, by the products of a channel of x with a row of weights and phase.
 bool beside(const Shape& s, const Split& split, std::int64_t batch) {
-  if (batch < gemm::kLeastImages || 2 * split.length * s.in * sum_bytes(s.layer.problem.arithmetic) > gemm::kMostStaged)
-    return false;
+  const std::int64_t image = split.length * s.in * sum_bytes(s.layer.problem.arithmetic);
+  if (batch < gemm::kLeastImages || gemm::kLeastImages * image > gemm::kMostStaged) return false;
   std::int64_t all = 0, there = 0;
   for (const Bundle& bundle : s.bundles) {
     all += bundle.rows * static_cast<std::int64_t>(bundle.offsets.size()) * split.pitch;
@@ -913,7 +913,8 @@ Split split_of(const Shape& s, const Extent& extent, int threads) {
     return n >= unit ? n / unit * unit : split.beside ? n : 0;
   };
   split.tile = std::max(fit(gemm::kStaged), std::min(fit(gemm::kMostStaged), round_up(gemm::kLeastTile / each, unit)));
-  split.tile = std::clamp(split.tile, split.beside ? 2 : unit, std::max(gemm::kMaxTile / each / unit * unit, unit));
+  split.tile = std::clamp(split.tile, split.beside ? gemm::kLeastImages : unit,
+                          std::max(gemm::kMaxTile / each / unit * unit, unit));
   split.tiles = (split.columns + split.tile - 1) / split.tile;
   if (threads > 1) {
     // Four tasks a thread even out what else runs on its core: smaller tiles first, then parts of the rows.
