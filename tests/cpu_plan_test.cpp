@@ -295,6 +295,23 @@ TEST(CpuPlan, ProblemsAtTheEdges) {
              "b2_i30_o16_l600_k4_s2_p1",   // one panel of few channels, several tiles
              "g2_i40_o26_l130_k6_s1_p2",   // blocks of eight rows and of five
              "b0_i3_o2_l7_k4_s2",          // nothing
+             // Depthwise: rows in blocks.
+             "b2_g70_i70_o70_l1_k4_s2",       // of one sample
+             "b2_g40_i40_o40_l13_k3_s2_p1",   // of more samples than a vector has lanes, their ends cropped
+             "b2_g40_i40_o40_l6_k12_s2_p3",   // shorter than the kernel reaches
+             "g37_i37_o111_l11_k7_s4",        // three rows of y for one of x
+             "g9_i9_o9_l20_k5_s6",            // phases that are not woven in registers
+             "b2_g33_i33_o33_l9_k2_d5_a4",    // outputs behind all taps
+             "g3_i3_o3_l1030_k9_s3_p4",       // a chunk and a few positions
+             "b2_g2_i2_o2_l1100_k40_s2_p11",  // two chunks, a long kernel
+             // Images beside each other.
+             "b64_i5_o90_l4_k4_s2_p1",     // in several tiles
+             "b7_i30_o80_l3_k8_s4_p2",     // each position with other taps
+             "b5_i40_o70_l1_k9_s3",        // one sample
+             "b9_i7_o65_l5_k5_s3_d2_p2",   // bundles of unlike taps
+             "b6_g2_i8_o150_l4_k7_s2_d4",  // groups, dead phases
+             "b30_i200_o33_l2_k9_d2_p1",   // sums in parts
+             "b4_i3_o75_l6_k2_s2_d5_a4",   // outputs without a tap
          }) {
       for (const Arithmetic arithmetic : kArithmetics) {
         if (is_scalar(set) && arithmetic != kArithmetics[random() % std::size(kArithmetics)]) continue;
@@ -309,14 +326,20 @@ TEST(CpuPlan, ProblemsAtTheEdges) {
 
 TEST(CpuPlan, EveryBatchAndLengthOfSmallSize) {
   on_every_instruction_set([&](const std::string& set) {
-    for (const char* word : {"i3_o2_l1_k4_s2_p1", "g3_i3_o3_l1_k4_s2_p1", "i2_o5_l1_k3_s1_d2_f64"}) {
+    for (const char* word :
+         {"i3_o2_l1_k4_s2_p1", "g3_i3_o3_l1_k4_s2_p1", "i2_o5_l1_k3_s1_d2_f64", "i2_o65_l1_k6_s2_p1"}) {
       Workload w = parse_workload(word);
-      for (w.extent.batch = 1; w.extent.batch <= 4; ++w.extent.batch) {
+      for (w.extent.batch = 1; w.extent.batch <= 5; ++w.extent.batch) {
         for (w.extent.length = 1; w.extent.length <= (is_scalar(set) ? 9 : 40); ++w.extent.length)
           if (!refuse(w.problem, w.extent)) expect_right({.workload = w, .seed = 7}, {.threads = {1, 3}});
       }
     }
   });
+}
+
+// So large that a tile holds eleven.
+TEST(CpuPlan, LargeImagesBesideEachOther) {
+  expect_right({.workload = parse_workload("b13_i2100_o70_l4_k4_s2_p1"), .seed = 6}, {.threads = {1, 2}});
 }
 
 // Lengths that end before, at and behind every tile and chunk of the solvers.
@@ -377,16 +400,18 @@ struct Ready {
 // An image's outputs do not depend on what else is in the batch.
 TEST(CpuPlan, AnImageAloneHasTheBitsItHasInABatch) {
   on_every_instruction_set([&](const std::string&) {
-    for (const char* word : {"i12_o9_l61_k7_s3_p2_bias", "g6_i6_o6_l61_k4_s2_p1", "i30_o40_l5_k8_s4_p2_bf16"}) {
+    for (const char* word :
+         {"i12_o9_l61_k7_s3_p2_bias", "g6_i6_o6_l61_k4_s2_p1", "i30_o40_l5_k8_s4_p2_bf16", "i150_o70_l4_k4_s2_p1"}) {
       const Workload w = parse_workload(word);
       for (const Solver* solver : solvers()) {
         if (solver->refuse({.problem = w.problem})) continue;
-        Ready all({.problem = w.problem}, 4, w.extent.length, solver->name);
+        constexpr std::size_t kBatch = 5;
+        Ready all({.problem = w.problem}, kBatch, w.extent.length, solver->name);
         all.plan.run(all.call, 3);
         const auto size = static_cast<std::size_t>(bytes_per_element(w.problem.arithmetic));
         const std::string together = all.y.content();
-        const std::size_t image = together.size() / 4;
-        for (std::size_t b = 0; b < 4; ++b) {
+        const std::size_t image = together.size() / kBatch;
+        for (std::size_t b = 0; b < kBatch; ++b) {
           Memory y(image);
           Call alone = all.call;
           alone.batch = 1;
@@ -640,22 +665,32 @@ TEST(CpuActivation, ReluOfIntegers) {
 // One NaN of x reaches the outputs of its taps and no other.
 TEST(CpuPlan, ANanReachesWhatItsTapsReach) {
   on_every_instruction_set([&](const std::string&) {
-    for (const char* word : {"i4_o3_l60_k5_s2_p1", "g3_i3_o3_l60_k5_s2_p1"}) {
-      const Problem p = parse_workload(word).problem;
+    for (const char* word : {"i4_o3_l60_k5_s2_p1", "g3_i3_o3_l60_k5_s2_p1", "b2_g60_i60_o60_l3_k8_s2_p1",
+                             "b5_i4_o70_l5_k5_s2_p1", "b4_i3_o70_l3_k6_s3_p2"}) {
+      const Workload w = parse_workload(word);
+      const Problem& p = w.problem;
+      const std::int64_t length = w.extent.length;
       for (const Solver* solver : solvers()) {
         if (solver->refuse({.problem = p})) continue;
-        Ready ready({.problem = p}, 1, 60, solver->name);
+        Ready ready({.problem = p}, w.extent.batch, length, solver->name);
         ready.plan.run(ready.call, 1);
         const std::vector<double> clean = verify::decode(ready.y.content(), p.arithmetic);
-        constexpr std::int64_t kSample = 23, kChannel = 1;
-        reinterpret_cast<float*>(ready.x.data())[kChannel * 60 + kSample] = std::nanf("");
-        ready.plan.run(ready.call, 1);
-        const std::vector<double> y = verify::decode(ready.y.content(), p.arithmetic);
-        const auto out = static_cast<std::size_t>(ready.call.out_length);
-        for (std::size_t i = 0; i < y.size(); ++i) {
-          const auto k = static_cast<std::int64_t>(i % out) + p.padding - kSample * p.stride;
-          const bool reached = k >= 0 && k < p.kernel && (p.groups == 1 || i / out == kChannel);
-          EXPECT_TRUE(reached ? std::isnan(y[i]) : y[i] == clean[i]) << solver->name << ' ' << word << ' ' << i;
+        for (const std::int64_t sample : {std::int64_t{0}, length / 3, length - 1}) {
+          const std::int64_t batch = w.extent.batch - 1, channel = 1;
+          float& at = reinterpret_cast<float*>(ready.x.data())[(batch * p.c_in + channel) * length + sample];
+          const float before = at;
+          at = std::nanf("");
+          ready.plan.run(ready.call, 1);
+          at = before;
+          const std::vector<double> y = verify::decode(ready.y.content(), p.arithmetic);
+          const auto out = static_cast<std::size_t>(ready.call.out_length), c_out = static_cast<std::size_t>(p.c_out);
+          for (std::size_t i = 0; i < y.size(); ++i) {
+            const auto k = static_cast<std::int64_t>(i % out) + p.padding - sample * p.stride;
+            const bool reached = k >= 0 && k < p.kernel &&
+                                 (p.groups == 1 || static_cast<std::int64_t>(i / out % c_out) == channel) &&
+                                 static_cast<std::int64_t>(i / out / c_out) == batch;
+            EXPECT_TRUE(reached ? std::isnan(y[i]) : y[i] == clean[i]) << solver->name << ' ' << word << ' ' << i;
+          }
         }
       }
     }

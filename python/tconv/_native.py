@@ -11,9 +11,9 @@ ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "elu": 3, "gelu": 4, "tanh
 CPU = -1
 INVALID, UNSUPPORTED = 2, 3  # of tconv_status
 ALIGN = 256  # bytes, of packed weights
-# Bytes of an output in huge pages. Smaller ones are in memory that malloc has kept; for larger ones the system has to move
-# others' pages together first, which took longer than it saved (docs/pytorch.md).
-HUGE_PAGES = range(32 << 20, 128 << 20)
+# Bytes of an output in huge pages. Smaller ones hold few whole ones; for larger ones the system has to move others' pages
+# together first, which took longer than it saved (docs/pytorch.md).
+HUGE_PAGES = range(4 << 20, 128 << 20)
 
 _madvise = getattr(ctypes.CDLL(None), "madvise", None) if hasattr(mmap, "MADV_HUGEPAGE") else None
 if _madvise is not None:

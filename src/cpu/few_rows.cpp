@@ -34,6 +34,8 @@ inline constexpr std::int64_t kBlock = 8;       // rows that are summed together
 inline constexpr std::int64_t kTile = 48;       // positions, a multiple of three vectors
 inline constexpr std::int64_t kMostTiles = 16;  // of a task
 inline constexpr std::int64_t kLine = 64;       // bytes of a cache line
+// With as many channels a tile's inputs are more than a core can have under way while it goes through them once.
+inline constexpr std::int64_t kManyChannels = 64;
 
 // Rows that read the same offsets, at most kBlock.
 struct Block {
@@ -51,6 +53,14 @@ struct Shape {
   std::vector<Block> blocks = {};
   std::vector<std::int64_t> dead = {};  // rows without a tap
   std::int64_t packed_group = 0;        // elements of a group's packed weights
+};
+
+// Inputs to be fetched while others are summed: all lines under some vectors, or the first alone. Null: none.
+template <typename T>
+struct Ahead {
+  const T* x;
+  bool all;
+  [[nodiscard]] Ahead at(std::int64_t position) const { return {x != nullptr ? x + position : x, all}; }
 };
 
 // Rows of a staged tile are whole cache lines, and not a power of two of them, as channels would share few of a cache's
@@ -79,9 +89,9 @@ constexpr int kVectors = 3;
 // sums[rows[r]*kTile + p] = bias[rows[r]] + sum over (channel, offset) of w[(channel*taps + j)*width + r]
 //                           * x[channel*pitch + offsets[j] + p], for r < kRows and p < kCount vectors; width: the
 // block's rows.
-// `ahead`: as many inputs of each channel are fetched from there on; null: none.
+// `ahead`: as many inputs of each channel are fetched from there on.
 template <int kRows, int kCount, class D, typename T = hn::TFromD<D>>
-void SumRows(D d, const T* HWY_RESTRICT x, std::int64_t pitch, const T* HWY_RESTRICT ahead, std::int64_t channels,
+void SumRows(D d, const T* HWY_RESTRICT x, std::int64_t pitch, Ahead<T> ahead, std::int64_t channels,
              const Block& block, const std::int64_t* HWY_RESTRICT rows, const T* HWY_RESTRICT w,
              const T* HWY_RESTRICT bias, T* HWY_RESTRICT sums) {
   static_assert(kRows <= kRowsAtOnce && kCount <= kVectors);
@@ -94,11 +104,15 @@ void SumRows(D d, const T* HWY_RESTRICT x, std::int64_t pitch, const T* HWY_REST
   auto a##r##_1 = a##r##_0, a##r##_2 = a##r##_0;
   TCONV_EACH(TCONV_DECLARE)
 #undef TCONV_DECLARE
+  const T* next = ahead.x;
   for (std::int64_t channel = 0; channel < channels; ++channel, x += pitch) {
-    if (ahead != nullptr) {
-      for (std::int64_t i = 0; i < kCount * lanes; i += kLine / static_cast<std::int64_t>(sizeof(T)))
-        hwy::Prefetch(ahead + i);
-      ahead += pitch;
+    if (next != nullptr) {
+      constexpr std::int64_t kElements = kLine / static_cast<std::int64_t>(sizeof(T));
+      hwy::Prefetch(next);
+      if (ahead.all) {
+        for (std::int64_t i = kElements; i < kCount * lanes; i += kElements) hwy::Prefetch(next + i);
+      }
+      next += pitch;
     }
     for (std::int64_t j = 0; j < taps; ++j, w += width) {
       const T* HWY_RESTRICT at = x + offsets[j];
@@ -129,16 +143,15 @@ void SumRows(D d, const T* HWY_RESTRICT x, std::int64_t pitch, const T* HWY_REST
 
 // kRows of a block's rows at n positions, whole vectors.
 template <int kRows, class D, typename T = hn::TFromD<D>>
-void SumPositions(D d, std::int64_t n, const T* x, std::int64_t pitch, const T* ahead, std::int64_t channels,
+void SumPositions(D d, std::int64_t n, const T* x, std::int64_t pitch, Ahead<T> ahead, std::int64_t channels,
                   const Block& block, const std::int64_t* rows, const T* w, const T* bias, T* sums) {
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   for (std::int64_t p = 0; p < n;) {
-    const T* next = ahead != nullptr ? ahead + p : nullptr;
     if (n - p > lanes && p + kVectors * lanes <= kTile) {
-      SumRows<kRows, kVectors>(d, x + p, pitch, next, channels, block, rows, w, bias, sums + p);
+      SumRows<kRows, kVectors>(d, x + p, pitch, ahead.at(p), channels, block, rows, w, bias, sums + p);
       p += kVectors * lanes;
     } else {
-      SumRows<kRows, 1>(d, x + p, pitch, next, channels, block, rows, w, bias, sums + p);
+      SumRows<kRows, 1>(d, x + p, pitch, ahead.at(p), channels, block, rows, w, bias, sums + p);
       p += lanes;
     }
   }
@@ -237,13 +250,16 @@ class Tiles {
   void Sum(const Block& block, std::int64_t n, const T* x, std::int64_t pitch, const T* ahead, const T* w) {
     static_assert(kRowsAtOnce <= 8);
     const auto count = static_cast<std::int64_t>(block.rows.size());
-    for (std::int64_t row = 0; row < count; row += kRowsAtOnce, ahead = nullptr) {
+    // Where a block's rows are summed in two halves and channels are many, each half fetches half of the lines.
+    const bool halves = count > kRowsAtOnce && s_.in >= kManyChannels;
+    for (std::int64_t row = 0; row < count; row += kRowsAtOnce) {
       const std::int64_t* rows = block.rows.data() + row;
       switch (std::min<std::int64_t>(count - row, kRowsAtOnce)) {
-#define TCONV_ROWS(rows_at_once)                                                                     \
-  case rows_at_once:                                                                                 \
-    if constexpr ((rows_at_once) <= kRowsAtOnce)                                                     \
-      SumPositions<rows_at_once>(kD, n, x, pitch, ahead, s_.in, block, rows, w + row, bias_, sums_); \
+#define TCONV_ROWS(rows_at_once)                                                                                \
+  case rows_at_once:                                                                                            \
+    if constexpr ((rows_at_once) <= kRowsAtOnce)                                                                \
+      SumPositions<rows_at_once>(kD, n, x, pitch, Ahead<T>{ahead, !halves}, s_.in, block, rows, w + row, bias_, \
+                                 sums_);                                                                        \
     break;
         TCONV_ROWS(1)
         TCONV_ROWS(2)
@@ -255,6 +271,7 @@ class Tiles {
         TCONV_ROWS(8)
 #undef TCONV_ROWS
       }
+      if (ahead != nullptr) ahead = halves ? ahead + kLine / static_cast<std::int64_t>(sizeof(T)) : nullptr;
     }
   }
 

@@ -29,16 +29,18 @@
 #define TCONV_CPU_GEMM_ONCE
 namespace tconv::cpu::gemm {
 
-inline constexpr std::int64_t kPanel = 32;     // rows that are packed together
-inline constexpr std::int64_t kUnit = 48;      // positions that register tiles of every size divide
-inline constexpr std::int64_t kChunk = 96;     // positions between two moves to y, whole units
-inline constexpr std::int64_t kMaxTile = 480;  // positions of a staged tile, whole units
+inline constexpr std::int64_t kPanel = 32;       // rows that are packed together
+inline constexpr std::int64_t kUnit = 48;        // positions that register tiles of every size divide
+inline constexpr std::int64_t kImages = 12;      // images likewise, of which each position of a short input is a column
+inline constexpr std::int64_t kLeastImages = 4;  // of a tile: fewer leave register tiles narrow
+inline constexpr std::int64_t kChunk = 144;      // positions between two moves to y, whole units
+inline constexpr std::int64_t kMaxTile = 480;    // positions of a staged tile, whole units
 inline constexpr std::int64_t kDepth = 128;  // products of a row at a time: as many of a panel fill half a first cache
 inline constexpr std::int64_t kLine = 64;    // bytes of a cache line, where fetching ahead counts them
 inline constexpr std::int64_t kPage = 4096;
-inline constexpr double kStagedProducts = 32;  // multiply-adds that take as long as staging an element of a short image
+inline constexpr double kStagedProducts =
+    64;  // multiply-adds that take as long as staging an element of an image alone
 inline constexpr std::int64_t kFetchEvery = 16;  // channels between two times of fetching ahead, a power of two
-inline constexpr std::int64_t kAhead = 64;       // products before a row of weights is used, it is fetched
 inline constexpr std::int64_t kStaged = 393216;  // bytes that a staged tile aims at: some of a core's second cache
 // With many channels that is few positions, and all weights are read for each tile; so it has this many in any case
 // that takes no more than these bytes.
@@ -49,7 +51,7 @@ inline constexpr std::int64_t kMostInPlace = 48;  // channels that x is read in 
 // Phases that read the same offsets.
 struct Bundle {
   std::vector<std::int64_t> residues;
-  std::vector<std::int64_t> offsets;  // by tap, relative to the layer's smallest
+  std::vector<std::int64_t> offsets;  // by tap, relative to the layer's smallest, falling by the same from tap to tap
   std::vector<std::int64_t> first_k;  // by residue: tap j reads w[first_k + j*k_step]
   std::int64_t rows = 0;              // output channels of a group times residues
   std::int64_t depth = 0;             // input channels of a group times offsets
@@ -61,46 +63,53 @@ struct Shape {
   Layer layer;
   Window window;
   std::int64_t in = 0, out = 0;  // channels of a group
-  std::int64_t k_step = 1;
+  std::int64_t k_step = 1, offset_step = 1;
   std::vector<Bundle> bundles = {};
-  std::vector<std::int64_t> dead = {};     // residues without a tap
-  std::vector<std::int64_t> offsets = {};  // of all bundles, each once
-  std::int64_t packed_group = 0;           // elements of a group's packed weights
-  std::int64_t panels = 0;                 // of a group
+  std::vector<std::int64_t> dead = {};  // residues without a tap
+  std::int64_t packed_group = 0;        // elements of a group's packed weights
+  std::int64_t panels = 0;              // of a group
 };
 
-// One call, split: `columns` are the positions of all batches in one row. Either x is staged once for all offsets, and
-// each batch has `span` columns more behind it that only separate it from the next, or it is staged for each offset.
+// One call, split into tiles of columns. Images lie behind each other in one row of columns, their positions, each with
+// `span` columns more behind it that only separate it from the next. Or they lie beside each other: a tile is some
+// images, its columns all of them at the first position, then at the next. Products with samples that there are not are
+// left out then, and nothing separates.
 struct Split {
-  std::int64_t positions = 0;                      // of one batch
-  std::int64_t copies = 1;                         // of x in a staged tile
-  std::int64_t pitch = 0;                          // columns of one batch
-  std::vector<std::vector<std::int64_t>> offsets;  // for copies: of bundles' taps, from a channel's first copy
-  std::int64_t columns = 0;
-  std::int64_t tile = 0;
+  bool beside = false;
+  std::int64_t length = 0;     // of x
+  std::int64_t positions = 0;  // of an image
+  std::int64_t pitch = 0;      // columns of an image, unless beside
+  std::int64_t columns = 0;    // of the call; beside: images
+  std::int64_t tile = 0;       // likewise
   std::int64_t tiles = 0;
   std::int64_t parts = 1;  // of a group's panels
+};
+
+// Weights that are fetched while others are multiplied: the next from `at` on, so many bytes at a product.
+struct Ahead {
+  const char* at;
+  std::int64_t step;
+};
+
+// Some of a bundle's taps: what lies between them in x, and between the last one's weights and the next channel's.
+struct Taps {
+  std::int64_t count, step, skip;
 };
 
 // The last panel of a bundle may have few rows, and is packed narrower then.
 inline std::int64_t panel_width(std::int64_t rows) { return rows > 16 ? kPanel : rows > 8 ? 16 : 8; }
 
-// Of one copy of a channel in a staged tile: whole cache lines.
-inline std::int64_t copy_pitch(const Shape& s, std::int64_t tile, std::int64_t copies) {
-  return round_up(tile + (copies > 1 ? 0 : s.window.span), 16);
-}
-
-// Of channels in a staged tile: not a power of two of cache lines, as they would share few of a cache's sets.
-inline std::int64_t staged_pitch(const Shape& s, std::int64_t tile, std::int64_t copies) {
-  const std::int64_t pitch = copies * copy_pitch(s, tile, copies);
+// Of channels in a staged tile: whole cache lines, and not a power of two of them, as they would share few of a cache's
+// sets.
+inline std::int64_t staged_pitch(const Shape& s, const Split& split) {
+  const std::int64_t pitch = round_up(split.beside ? split.tile * split.length : split.tile + s.window.span, 16);
   return pitch % 256 == 0 ? pitch + 16 : pitch;
 }
 
 // A thread's memory: x staged, sums as they are and as storage holds them, biases and alphas.
 inline std::int64_t tile_bytes(const Shape& s, const Split& split, std::int64_t sum_bytes) {
   constexpr std::int64_t kParts = 5, kAlign = 64;
-  return (s.in * staged_pitch(s, split.tile, split.copies) + 2 * (kChunk + 1) * kPanel + 2 * kPanel) * sum_bytes +
-         kParts * kAlign;
+  return (s.in * staged_pitch(s, split) + 2 * (kChunk + 1) * kPanel + 2 * kPanel) * sum_bytes + kParts * kAlign;
 }
 
 }  // namespace tconv::cpu::gemm
@@ -188,12 +197,11 @@ constexpr int kColumns = HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4 || HW
 
 #define TCONV_EACH(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11)
 
-// to.column(c)[row] = from.column(c)[row] + sum over (channel, offset) of w[(channel*taps + j)*width + row]
-//                     * x[channel*pitch + offsets[j] + c], for c < C and the D's lanes times NV rows.
+// to.column(c)[row] = from.column(c)[row] + sum over (channel, tap j) of w[channel*(taps*width + skip) + j*width + row]
+//                     * x[channel*pitch - j*step + c], for c < C and the D's lanes times NV rows.
 template <int NV, int C, class D, typename T = hn::TFromD<D>>
 void Multiply(D d, Fetches& fetches, const T* HWY_RESTRICT w, std::int64_t width, const T* HWY_RESTRICT x,
-              std::int64_t pitch, std::int64_t channels, std::int64_t taps, const std::int64_t* HWY_RESTRICT offsets,
-              Sums<const T> from, Sums<T> to) {
+              std::int64_t pitch, std::int64_t channels, Taps taps, Ahead& ahead, Sums<const T> from, Sums<T> to) {
   static_assert(NV <= 2 && C <= 12);
   const std::size_t lanes = hn::Lanes(d);
   const auto from0 = hn::LoadU(d, from.first);
@@ -210,12 +218,14 @@ void Multiply(D d, Fetches& fetches, const T* HWY_RESTRICT w, std::int64_t width
     TCONV_EACH(TCONV_LOAD)
 #undef TCONV_LOAD
   }
-  for (std::int64_t channel = 0; channel < channels; ++channel, x += pitch) {
+  const char* next = ahead.at;
+  for (std::int64_t channel = 0; channel < channels; ++channel, x += pitch, w += taps.skip) {
     if (channel % kFetchEvery == 0) fetches.few();
-    for (std::int64_t j = 0; j < taps; ++j, w += width) {
-      const T* HWY_RESTRICT at = x + offsets[j];
-      hwy::Prefetch(w + kAhead * width);
-      if constexpr (NV * hn::MaxLanes(d) * sizeof(T) > kLine) hwy::Prefetch(w + kAhead * width + lanes);
+    const T* HWY_RESTRICT at = x;
+    for (std::int64_t j = 0; j < taps.count; ++j, w += width, at -= taps.step) {
+      hwy::Prefetch(next);
+      if constexpr (NV * hn::MaxLanes(d) * sizeof(T) > kLine) hwy::Prefetch(next + kLine);
+      next += ahead.step;
       const auto w0 = hn::LoadU(d, w);
       const auto w1 = NV > 1 ? hn::LoadU(d, w + lanes) : w0;
 #define TCONV_MULTIPLY(c)                                         \
@@ -228,6 +238,7 @@ void Multiply(D d, Fetches& fetches, const T* HWY_RESTRICT w, std::int64_t width
 #undef TCONV_MULTIPLY
     }
   }
+  ahead.at = next;
 #define TCONV_STORE(c)                                                   \
   if constexpr ((c) < C) {                                               \
     hn::StoreU(a##c##_0, d, to.column(c));                               \
@@ -240,17 +251,17 @@ void Multiply(D d, Fetches& fetches, const T* HWY_RESTRICT w, std::int64_t width
 
 template <int NV, class D, typename T = hn::TFromD<D>>
 void MultiplyColumns(D d, Fetches& fetches, std::int64_t n, const T* w, std::int64_t width, const T* x,
-                     std::int64_t pitch, std::int64_t channels, std::int64_t taps, const std::int64_t* offsets,
-                     Sums<const T> from, Sums<T> to) {
+                     std::int64_t pitch, std::int64_t channels, Taps taps, Ahead& ahead, Sums<const T> from,
+                     Sums<T> to) {
   for (; n >= kColumns; n -= kColumns, x += kColumns) {
-    Multiply<NV, kColumns>(d, fetches, w, width, x, pitch, channels, taps, offsets, from, to);
+    Multiply<NV, kColumns>(d, fetches, w, width, x, pitch, channels, taps, ahead, from, to);
     from.first = from.column(kColumns), to.first = to.column(kColumns);
   }
   switch (n) {
-#define TCONV_TAIL(c)                                                                            \
-  case c:                                                                                        \
-    if constexpr ((c) < kColumns)                                                                \
-      return Multiply<NV, c>(d, fetches, w, width, x, pitch, channels, taps, offsets, from, to); \
+#define TCONV_TAIL(c)                                                                          \
+  case c:                                                                                      \
+    if constexpr ((c) < kColumns)                                                              \
+      return Multiply<NV, c>(d, fetches, w, width, x, pitch, channels, taps, ahead, from, to); \
     break;
     TCONV_TAIL(1)
     TCONV_TAIL(2)
@@ -279,22 +290,21 @@ std::int64_t PassesOver(std::int64_t rows) {
 // All rows of a panel (at most kPanel) at n <= kChunk positions.
 template <typename T>
 void MultiplyPanel(Fetches& fetches, std::int64_t rows, std::int64_t n, const T* w, std::int64_t width, const T* x,
-                   std::int64_t pitch, std::int64_t channels, std::int64_t taps, const std::int64_t* offsets,
-                   Sums<const T> from, Sums<T> to) {
+                   std::int64_t pitch, std::int64_t channels, Taps taps, Ahead& ahead, Sums<const T> from, Sums<T> to) {
   const hn::CappedTag<T, kPanel / 2> d;
   const hn::CappedTag<T, 8> eight;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   std::int64_t row = 0;
   while (row < rows) {
     if (rows - row > lanes) {
-      MultiplyColumns<2>(d, fetches, n, w + row, width, x, pitch, channels, taps, offsets, from.row(row), to.row(row));
+      MultiplyColumns<2>(d, fetches, n, w + row, width, x, pitch, channels, taps, ahead, from.row(row), to.row(row));
       row += 2 * lanes;
     } else if (hn::Lanes(eight) < hn::Lanes(d) && rows - row <= 8) {  // half as wide is twice as fast
-      MultiplyColumns<1>(eight, fetches, n, w + row, width, x, pitch, channels, taps, offsets, from.row(row),
+      MultiplyColumns<1>(eight, fetches, n, w + row, width, x, pitch, channels, taps, ahead, from.row(row),
                          to.row(row));
       row += 8;
     } else {
-      MultiplyColumns<1>(d, fetches, n, w + row, width, x, pitch, channels, taps, offsets, from.row(row), to.row(row));
+      MultiplyColumns<1>(d, fetches, n, w + row, width, x, pitch, channels, taps, ahead, from.row(row), to.row(row));
       row += lanes;
     }
   }
@@ -306,18 +316,20 @@ struct Run {
 };
 
 template <std::size_t kCount, typename S>
-HWY_INLINE void MoveEach(const S* HWY_RESTRICT from, S* HWY_RESTRICT to, std::int64_t count, std::int64_t stride) {
-  for (std::int64_t i = 0; i < count; ++i, from += kPanel, to += stride) std::memcpy(to, from, kCount * sizeof(S));
+HWY_INLINE void MoveEach(const S* HWY_RESTRICT from, std::int64_t between, S* HWY_RESTRICT to, std::int64_t count,
+                         std::int64_t stride) {
+  for (std::int64_t i = 0; i < count; ++i, from += between, to += stride) std::memcpy(to, from, kCount * sizeof(S));
 }
 
-// to[i*stride .. +n) = from[i*kPanel .. +n) for i < count. Moves of a size the compiler knows are a few instructions.
+// to[i*stride .. +n) = from[i*between .. +n) for i < count. Moves of a size the compiler knows are a few instructions.
 template <typename S>
-void MoveRuns(const S* HWY_RESTRICT from, S* HWY_RESTRICT to, std::int64_t count, std::int64_t n, std::int64_t stride) {
+void MoveRuns(const S* HWY_RESTRICT from, std::int64_t between, S* HWY_RESTRICT to, std::int64_t count, std::int64_t n,
+              std::int64_t stride) {
   static_assert(kPanel == 32, "a run has at most as many");
   switch (n) {
 #define TCONV_MOVE(n) \
   case n:             \
-    return MoveEach<n>(from, to, count, stride);
+    return MoveEach<n>(from, between, to, count, stride);
     TCONV_MOVE(1)
     TCONV_MOVE(2)
     TCONV_MOVE(3)
@@ -332,7 +344,7 @@ void MoveRuns(const S* HWY_RESTRICT from, S* HWY_RESTRICT to, std::int64_t count
     TCONV_MOVE(32)
 #undef TCONV_MOVE
     default:
-      for (std::int64_t i = 0; i < count; ++i, from += kPanel, to += stride)
+      for (std::int64_t i = 0; i < count; ++i, from += between, to += stride)
         std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(S));
   }
 }
@@ -347,16 +359,16 @@ constexpr std::int64_t Together(std::int64_t n) {
 }
 
 #if HWY_TARGET != HWY_SCALAR
-// to[g*pitch + i] = from[i*kPanel + g*n ..] for Together channels g and count positions i (a multiple of as many), in
+// to[g*pitch + i] = from[i*between + g*n ..] for Together channels g and count positions i (a multiple of as many), in
 // runs of n elements.
 template <typename S>
-void MoveTransposed(const S* HWY_RESTRICT from, S* HWY_RESTRICT to, std::int64_t pitch, std::int64_t count,
-                    std::int64_t n) {
+void MoveTransposed(const S* HWY_RESTRICT from, std::int64_t between, S* HWY_RESTRICT to, std::int64_t pitch,
+                    std::int64_t count, std::int64_t n) {
   if (n * sizeof(S) == 4) {
     const hn::Full128<std::uint32_t> d;
     const hn::Full128<std::uint64_t> pairs;
     const auto load = [&](std::int64_t i) {
-      return hn::LoadU(d, reinterpret_cast<const std::uint32_t*>(from + i * kPanel));
+      return hn::LoadU(d, reinterpret_cast<const std::uint32_t*>(from + i * between));
     };
     const auto store = [&](auto v, std::int64_t g, std::int64_t i) {
       hn::StoreU(v, pairs, reinterpret_cast<std::uint64_t*>(to + g * pitch + i * n));
@@ -376,7 +388,7 @@ void MoveTransposed(const S* HWY_RESTRICT from, S* HWY_RESTRICT to, std::int64_t
   }
   const hn::CappedTag<std::uint64_t, 4> d;
   const auto load = [&](std::int64_t i) {
-    return hn::LoadU(d, reinterpret_cast<const std::uint64_t*>(from + i * kPanel));
+    return hn::LoadU(d, reinterpret_cast<const std::uint64_t*>(from + i * between));
   };
   const auto store = [&](auto v, std::int64_t g, std::int64_t i) {
     hn::StoreU(v, d, reinterpret_cast<std::uint64_t*>(to + g * pitch + i * n));
@@ -407,7 +419,7 @@ class Tile {
   using T = SumOf<S>;
 
   Tile(const Shape& shape, const Split& split, const Call& call, std::byte* workspace)
-      : shape_(shape), split_(split), call_(call), pitch_(staged_pitch(shape, split.tile, split.copies)) {
+      : shape_(shape), split_(split), call_(call), pitch_(staged_pitch(shape, split)) {
     const auto take = [&](std::int64_t elements) {
       auto* at = reinterpret_cast<T*>(workspace);
       workspace += round_up(elements * static_cast<std::int64_t>(sizeof(T)), 64);
@@ -433,9 +445,7 @@ class Tile {
     const std::int64_t steps = (kChunk / kColumns) * ((shape_.in + kFetchEvery - 1) / kFetchEvery);  // of a chunk
     fetches_.next_tile(LinesIn(group, next), (to - from) * ((n + kChunk - 1) / kChunk));
     std::int64_t before = 0;
-    for (std::size_t b = 0; b < shape_.bundles.size(); ++b) {
-      const Bundle& bundle = shape_.bundles[b];
-      const std::vector<std::int64_t>& offsets = split_.copies > 1 ? split_.offsets[b] : bundle.offsets;
+    for (const Bundle& bundle : shape_.bundles) {
       for (std::int64_t panel = std::max<std::int64_t>(from - before, 0); panel < std::min(to - before, bundle.panels);
            ++panel) {
         const std::int64_t row = panel * kPanel;
@@ -443,50 +453,91 @@ class Tile {
         Rows(bundle, group, row, rows);
         const T* w = packed + bundle.packed + panel * bundle.depth * kPanel;
         const std::int64_t width = panel_width(rows);
-        for (std::int64_t c = 0; c < n; c += kChunk) {
-          const std::int64_t columns = std::min(kChunk, n - c);
-          fetches_.plan(LinesOut(first + c, columns), steps * PassesOver<T>(rows));
-          T* const y = YInPlace(first + c, columns);
-          SumChunk(rows, columns, w, width, x + c, pitch, offsets,
-                   y != nullptr ? Sums<T>{y, shape_.layer.problem.stride} : Sums<T>{sums_, kPanel});
-          if (y == nullptr) Store(first + c, columns);
-        }
+        EachPart(bundle, n,
+                 [&](std::int64_t begin, std::int64_t end, std::int64_t sample, std::int64_t tap, Taps taps) {
+                   taps.skip *= width;
+                   for (std::int64_t c = begin; c < end; c += kChunk) {
+                     const std::int64_t columns = std::min(kChunk, end - c);
+                     fetches_.plan(LinesOut(first + c, columns), steps * PassesOver<T>(rows));
+                     T* const y = YInPlace(first + c, columns);
+                     SumChunk(rows, columns, w + tap * width, width, x + sample + c - begin, pitch, taps,
+                              y != nullptr ? Sums<T>{y, shape_.layer.problem.stride} : Sums<T>{sums_, kPanel});
+                     if (y == nullptr) Store(first, n, c, columns);
+                   }
+                 });
       }
       before += bundle.panels;
     }
-    if (from == 0 && !shape_.dead.empty()) Dead(group, first, n);
+    if (from == 0 && !shape_.dead.empty()) Dead(group, first, n, split_.beside ? n * split_.positions : n);
   }
 
  private:
   // A panel's rows at the columns of a chunk. Some channels at a time: their weights stay in the first cache until all
   // columns are multiplied with them, and the sums so far wait in sums_.
   void SumChunk(std::int64_t rows, std::int64_t columns, const T* w, std::int64_t width, const T* x, std::int64_t pitch,
-                const std::vector<std::int64_t>& offsets, Sums<T> to) {
-    const auto taps = static_cast<std::int64_t>(offsets.size());
-    const std::int64_t most = round_up(std::max<std::int64_t>(kDepth / taps, 1), kFetchEvery);
+                Taps taps, Sums<T> to) {
+    const std::int64_t most =
+        round_up(std::max<std::int64_t>(kDepth / std::max<std::int64_t>(taps.count, 1), 1), kFetchEvery);
+    const std::int64_t each = taps.count * width + taps.skip;  // weights of a channel
+    // All weights that come next are fetched once while these are multiplied with all columns.
+    const std::int64_t times = PassesOver<T>(rows) * ((columns + kColumns - 1) / kColumns);
+    const std::int64_t products = std::max<std::int64_t>(taps.count, 1) * times;
+    Ahead ahead{nullptr, (each * static_cast<std::int64_t>(sizeof(T)) + products - 1) / products};
     Sums<const T> from{bias_, 0};
-    for (std::int64_t in = 0; in < shape_.in; in += most) {
+    for (std::int64_t in = 0; in < shape_.in; in += most, w += most * each, x += most * pitch) {
       const std::int64_t channels = std::min(most, shape_.in - in);
-      MultiplyPanel(fetches_, rows, columns, w + in * taps * width, width, x + in * pitch, pitch, channels, taps,
-                    offsets.data(), from, in + channels < shape_.in ? Sums<T>{sums_, kPanel} : to);
+      ahead.at = reinterpret_cast<const char*>(w + most * each);
+      MultiplyPanel(fetches_, rows, columns, w, width, x, pitch, channels, taps, ahead, from,
+                    in + channels < shape_.in ? Sums<T>{sums_, kPanel} : to);
       from = {sums_, kPanel};
     }
   }
 
-  // Calls body(batch, first position, first column of the chunk, count) for the positions among n columns from `first`.
+  // Calls body(first column, behind the last, sample under the first tap, first tap, taps) for the columns of a tile
+  // that take the same taps: all of a bundle's, unless images lie beside each other. Their `skip` is in rows of
+  // weights.
   template <typename Body>
-  void EachBatch(std::int64_t first, std::int64_t n, const Body& body) {
-    for (std::int64_t c = 0; c < n;) {
-      const std::int64_t batch = (first + c) / split_.pitch, at = (first + c) % split_.pitch;
-      const std::int64_t here = std::min(n - c, split_.pitch - at);
-      if (at < split_.positions) body(batch, at, c, std::min(here, split_.positions - at));
+  void EachPart(const Bundle& bundle, std::int64_t n, const Body& body) const {
+    const auto count = static_cast<std::int64_t>(bundle.offsets.size());
+    if (!split_.beside) return body(0, n, bundle.offsets.front(), 0, Taps{count, shape_.offset_step, 0});
+    // Of the taps at a position, that of the first which reads a sample before `end`.
+    const auto first_below = [&](std::int64_t position, std::int64_t end) {
+      const auto below = [&](std::int64_t offset) { return shape_.window.first_input + position + offset >= end; };
+      return std::ranges::partition_point(bundle.offsets, below) - bundle.offsets.begin();
+    };
+    for (std::int64_t position = 0, next = 0; position < split_.positions; position = next) {
+      const std::int64_t from = first_below(position, split_.length), to = first_below(position, 0);
+      for (next = position + 1;
+           next < split_.positions && first_below(next, split_.length) == from && first_below(next, 0) == to;)
+        ++next;
+      const std::int64_t sample =
+          from < to ? shape_.window.first_input + position + bundle.offsets[static_cast<std::size_t>(from)] : 0;
+      body(position * n, next * n, sample * n, from, Taps{to - from, shape_.offset_step * n, count - (to - from)});
+    }
+  }
+
+  // Calls body(batch, first position, its column of those from `begin` on, columns between positions, positions) for
+  // `count` columns of a tile from `begin` on.
+  template <typename Body>
+  void EachBatch(std::int64_t first, std::int64_t n, std::int64_t begin, std::int64_t count, const Body& body) {
+    if (split_.beside) {
+      for (std::int64_t image = 0; image < std::min(n, count); ++image) {
+        const std::int64_t column = begin + image, batch = column % n;
+        body(first + batch, column / n, image, n, (count - image + n - 1) / n);
+      }
+      return;
+    }
+    for (std::int64_t c = 0; c < count;) {
+      const std::int64_t batch = (first + begin + c) / split_.pitch, at = (first + begin + c) % split_.pitch;
+      const std::int64_t here = std::min(count - c, split_.pitch - at);
+      if (at < split_.positions) body(batch, at, c, 1, std::min(here, split_.positions - at));
       c += here;
     }
   }
 
   // x under the tile from column `first` on, as far as one batch has it.
   Lines LinesIn(std::int64_t group, std::int64_t first) {
-    if (first >= split_.columns || call_.x_stride_t != 1) return {};
+    if (first >= split_.columns || call_.x_stride_t != 1 || split_.beside) return {};
     const std::int64_t sample = std::max<std::int64_t>(shape_.window.first_input + first % split_.pitch, 0);
     const auto size = static_cast<std::int64_t>(sizeof(S));
     const S* x = static_cast<const S*>(call_.x) + first / split_.pitch * call_.x_stride_b +
@@ -507,6 +558,7 @@ class Tile {
 
   // Likewise y where the sums of a chunk go: runs that take most of a row, or long ones.
   Lines LinesOut(std::int64_t first, std::int64_t columns) {
+    if (split_.beside) return {};
     const std::int64_t stride = shape_.layer.problem.stride, at = first % split_.pitch;
     if (at >= split_.positions) return {};
     columns = std::min(columns, split_.positions - at);
@@ -523,6 +575,7 @@ class Tile {
   // Where in y the sums of a chunk can go as they are: all rows are one run, and none is cropped. Else null.
   T* YInPlace([[maybe_unused]] std::int64_t first, [[maybe_unused]] std::int64_t columns) const {
     if constexpr (std::is_same_v<S, T>) {
+      if (split_.beside) return nullptr;
       const std::int64_t stride = shape_.layer.problem.stride, t = output(first) + run_[0].residue;
       if (runs_ == 1 && run_[0].n == kPanel && shape_.layer.after == Activation::none &&
           first % split_.pitch + columns <= split_.positions && t >= 0 &&
@@ -536,8 +589,9 @@ class Tile {
   const T* XInPlace([[maybe_unused]] std::int64_t group, [[maybe_unused]] std::int64_t first,
                     [[maybe_unused]] std::int64_t n, [[maybe_unused]] std::int64_t panels) const {
     if constexpr (std::is_same_v<S, T>) {
+      if (split_.beside) return nullptr;
       const std::int64_t at = first % split_.pitch, sample = shape_.window.first_input + at;
-      if (panels == 1 && shape_.in <= kMostInPlace && split_.copies == 1 && call_.x_stride_t == 1 &&
+      if (panels == 1 && shape_.in <= kMostInPlace && call_.x_stride_t == 1 &&
           shape_.layer.before == Activation::none && at + n <= split_.positions && sample >= 0 &&
           sample + n + shape_.window.span <= call_.length)
         return static_cast<const T*>(call_.x) + first / split_.pitch * call_.x_stride_b +
@@ -546,32 +600,42 @@ class Tile {
     return nullptr;
   }
 
-  // x under n columns and the span behind them, or under them for each offset; zero where there is none.
+  // x under n columns and the span behind them, zero where there is none; or all of n images.
   void Stage(std::int64_t group, std::int64_t first, std::int64_t n) {
-    const std::int64_t copy = copy_pitch(shape_, split_.tile, split_.copies);
     for (std::int64_t i = 0; i < shape_.in; ++i) {
-      T* to = x_ + i * pitch_;
-      if (split_.copies == 1) {
-        StageRow(group * shape_.in + i, first, n + shape_.window.span, shape_.window.first_input, to);
+      if (split_.beside) {
+        StageBeside(group * shape_.in + i, first, n, x_ + i * pitch_);
       } else {
-        for (const std::int64_t offset : shape_.offsets) {
-          StageRow(group * shape_.in + i, first, n, shape_.window.first_input + offset, to);
-          to += copy;
-        }
+        StageRow(group * shape_.in + i, first, n + shape_.window.span, x_ + i * pitch_);
       }
     }
   }
 
-  // n columns of a channel, from `first` on, zero where there is no sample; `origin`: the sample under a batch's first
-  // column.
-  void StageRow(std::int64_t channel, std::int64_t first, std::int64_t n, std::int64_t origin, T* to) {
+  // A channel of n images, sample by sample.
+  void StageBeside(std::int64_t channel, std::int64_t first, std::int64_t n, T* to) {
+    constexpr std::int64_t kSome = 64;
+    T some[kSome];
+    const T alpha = AlphaOf<T>(call_.x_alpha, channel);
+    for (std::int64_t image = 0; image < n; ++image) {
+      const S* x = static_cast<const S*>(call_.x) + (first + image) * call_.x_stride_b + channel * call_.x_stride_c;
+      for (std::int64_t sample = 0; sample < call_.length; sample += kSome) {
+        const std::int64_t here = std::min<std::int64_t>(kSome, call_.length - sample);
+        LoadRow(x + sample * call_.x_stride_t, call_.x_stride_t, here, some, shape_.layer.before,
+                static_cast<T>(shape_.layer.before_parameter), alpha);
+        for (std::int64_t i = 0; i < here; ++i) to[(sample + i) * n + image] = some[i];
+      }
+    }
+  }
+
+  // n columns of a channel, from `first` on, zero where there is no sample.
+  void StageRow(std::int64_t channel, std::int64_t first, std::int64_t n, T* to) {
     const S* x = static_cast<const S*>(call_.x) + channel * call_.x_stride_c;
     const T alpha = AlphaOf<T>(call_.x_alpha, channel);
     std::int64_t batch = first / split_.pitch, at = first % split_.pitch;
     for (std::int64_t c = 0; c < n; ++batch, at = 0) {
       const std::int64_t here = std::min(n - c, split_.pitch - at);
       // This batch's samples [begin, end) of the `here` from `sample` on.
-      const std::int64_t sample = origin + at;
+      const std::int64_t sample = shape_.window.first_input + at;
       const std::int64_t begin = std::clamp<std::int64_t>(-sample, 0, here);
       const std::int64_t end = std::clamp<std::int64_t>(call_.length - sample, begin, here);
       for (std::int64_t z = 0; z < begin; ++z) to[c + z] = T{0};
@@ -622,27 +686,30 @@ class Tile {
     }
   }
 
-  // The sums of a chunk, to y.
-  void Store(std::int64_t first, std::int64_t columns) {
+  // The sums of some columns of a tile, to y.
+  void Store(std::int64_t first, std::int64_t n, std::int64_t begin, std::int64_t columns) {
     const S* from = Finish(columns);
-    EachBatch(first, columns, [&](std::int64_t batch, std::int64_t at, std::int64_t c, std::int64_t n) {
+    const auto store = [&](std::int64_t batch, std::int64_t at, std::int64_t c, std::int64_t between,
+                           std::int64_t count) {
       for (std::int64_t r = 0; r < runs_;) {
         std::int64_t together = run_[r].n == shape_.layer.problem.stride ? Together<S>(run_[r].n) : 1;
         if (r + together > runs_ || run_[r + together - 1].n != run_[r].n) together = 1;
-        StoreRuns(from + c * kPanel + run_[r].row, run_[r], together, batch, shape_.window.first_position + at, n);
+        StoreRuns(from + c * kPanel + run_[r].row, between * kPanel, run_[r], together, batch,
+                  shape_.window.first_position + at, count);
         r += together;
       }
-    });
+    };
+    EachBatch(first, n, begin, columns, store);
   }
 
   // The runs of `together` channels from `run`'s on at n positions from `position` on, cropped to y.
-  void StoreRuns(const S* from, const Run& run, std::int64_t together, std::int64_t batch, std::int64_t position,
-                 std::int64_t n) {
+  void StoreRuns(const S* from, std::int64_t between, const Run& run, std::int64_t together, std::int64_t batch,
+                 std::int64_t position, std::int64_t n) {
     const std::int64_t stride = shape_.layer.problem.stride;
     S* y = static_cast<S*>(call_.y) + batch * call_.y_stride_b + run.channel * call_.y_stride_c;
     std::int64_t t = position * stride + run.residue - shape_.layer.problem.padding;
     const auto next = [&](std::int64_t positions) {
-      t += positions * stride, from += positions * kPanel, n -= positions;
+      t += positions * stride, from += positions * between, n -= positions;
     };
     const auto partial = [&](std::int64_t positions) {
       for (std::int64_t p = 0; p < positions; ++p, next(1)) {
@@ -660,33 +727,34 @@ class Tile {
 #if HWY_TARGET != HWY_SCALAR
     if (together > 1) {
       const std::int64_t square = whole / together * together;
-      MoveTransposed(from, y + t, call_.y_stride_c, square, run.n);
+      MoveTransposed(from, between, y + t, call_.y_stride_c, square, run.n);
       next(square);
       whole -= square;
     }
 #endif
     for (std::int64_t g = 0; g < together; ++g)
-      MoveRuns(from + g * run.n, y + g * call_.y_stride_c + t, whole, run.n, stride);
+      MoveRuns(from + g * run.n, between, y + g * call_.y_stride_c + t, whole, run.n, stride);
     next(whole);
     partial(n);
   }
 
   // Residues without a tap: the bias, activated.
-  void Dead(std::int64_t group, std::int64_t first, std::int64_t n) {
+  void Dead(std::int64_t group, std::int64_t first, std::int64_t n, std::int64_t columns) {
     const std::int64_t stride = shape_.layer.problem.stride, padding = shape_.layer.problem.padding;
     for (std::int64_t channel = group * shape_.out; channel < (group + 1) * shape_.out; ++channel) {
       std::fill(sums_, sums_ + kPanel, BiasOf<S>(call_, channel));
       std::fill(alpha_, alpha_ + kPanel, AlphaOf<T>(call_.y_alpha, channel));
       const S value = *Finish(1);
-      EachBatch(first, n, [&](std::int64_t batch, std::int64_t at, std::int64_t, std::int64_t count) {
-        S* y = static_cast<S*>(call_.y) + batch * call_.y_stride_b + channel * call_.y_stride_c;
-        for (const std::int64_t residue : shape_.dead) {
-          std::int64_t t = (shape_.window.first_position + at) * stride + residue - padding;
-          for (std::int64_t i = 0; i < count; ++i, t += stride) {
-            if (t >= 0 && t < call_.out_length) std::memcpy(y + t, &value, sizeof(S));
-          }
-        }
-      });
+      EachBatch(first, n, 0, columns,
+                [&](std::int64_t batch, std::int64_t at, std::int64_t, std::int64_t, std::int64_t count) {
+                  S* y = static_cast<S*>(call_.y) + batch * call_.y_stride_b + channel * call_.y_stride_c;
+                  for (const std::int64_t residue : shape_.dead) {
+                    std::int64_t t = (shape_.window.first_position + at) * stride + residue - padding;
+                    for (std::int64_t i = 0; i < count; ++i, t += stride) {
+                      if (t >= 0 && t < call_.out_length) std::memcpy(y + t, &value, sizeof(S));
+                    }
+                  }
+                });
     }
   }
 
@@ -748,7 +816,8 @@ void PackTyped(const Shape& shape, const Pack& call, const Threads& threads) {
     for (std::int64_t in = 0; in < shape.in; ++in) {
       const S* tap = w + (group * shape.in + in) * call.stride_in;
       for (std::int64_t j = 0; j < taps; ++j, to += width, tap += shape.k_step * call.stride_k) {
-        for (std::int64_t i = 0; i < pieces; ++i) MoveRuns(tap + piece[i].from, row + piece[i].row, 1, piece[i].n, 0);
+        for (std::int64_t i = 0; i < pieces; ++i)
+          MoveRuns(tap + piece[i].from, 0, row + piece[i].row, 1, piece[i].n, 0);
         LoadPlain(row, width, to);
       }
     }
@@ -789,6 +858,7 @@ Shape shape_of(const Layer& layer) {
       continue;
     }
     s.k_step = phase.k_step;
+    s.offset_step = phase.offset_step;
     std::vector<std::int64_t> offsets = s.window.offsets(phase);
     auto bundle = std::ranges::find(s.bundles, offsets, &Bundle::offsets);
     if (bundle == s.bundles.end()) {
@@ -798,10 +868,6 @@ Shape shape_of(const Layer& layer) {
     bundle->residues.push_back(r);
     bundle->first_k.push_back(phase.first_k);
   }
-  for (const Bundle& bundle : s.bundles)
-    s.offsets.insert(s.offsets.end(), bundle.offsets.begin(), bundle.offsets.end());
-  std::ranges::sort(s.offsets);
-  s.offsets.erase(std::unique(s.offsets.begin(), s.offsets.end()), s.offsets.end());
   for (Bundle& bundle : s.bundles) {
     bundle.rows = s.out * static_cast<std::int64_t>(bundle.residues.size());
     bundle.depth = s.in * static_cast<std::int64_t>(bundle.offsets.size());
@@ -814,50 +880,55 @@ Shape shape_of(const Layer& layer) {
   return s;
 }
 
-Split split_of(const Shape& s, const Extent& extent, int threads) {
-  Split split;
-  split.positions = s.window.positions(extent.length);
-  split.pitch = split.positions + s.window.span;
-  const std::int64_t channel_bytes = s.in * sum_bytes(s.layer.problem.arithmetic);
-  const auto copies = static_cast<std::int64_t>(s.offsets.size());
-  if (extent.batch > 1 && copies > 1 && copies * channel_bytes * gemm::kUnit <= gemm::kStaged) {
-    // Columns that only separate are multiplied too, and copies are staged. Of a channel and column:
-    std::int64_t products = 0;
-    for (const Bundle& bundle : s.bundles) products += bundle.rows * static_cast<std::int64_t>(bundle.offsets.size());
-    const double multiplied = static_cast<double>(products) / gemm::kStagedProducts;
-    if (static_cast<double>(split.positions) * (static_cast<double>(copies) + multiplied) <
-        static_cast<double>(split.pitch) * (1 + multiplied)) {
-      split.copies = copies;
-      split.pitch = split.positions;
-      for (const Bundle& bundle : s.bundles) split.offsets.emplace_back(bundle.offsets);
+// Whether images beside each other take less time, by the products of a channel of x with a row of weights and phase.
+bool beside(const Shape& s, const Split& split, std::int64_t batch) {
+  const std::int64_t image = split.length * s.in * sum_bytes(s.layer.problem.arithmetic);
+  if (batch < gemm::kLeastImages || gemm::kLeastImages * image > gemm::kMostStaged) return false;
+  std::int64_t all = 0, there = 0;
+  for (const Bundle& bundle : s.bundles) {
+    all += bundle.rows * static_cast<std::int64_t>(bundle.offsets.size()) * split.pitch;
+    for (const std::int64_t offset : bundle.offsets) {
+      const std::int64_t first = s.window.first_input + offset;
+      const std::int64_t end = std::clamp<std::int64_t>(split.length - first, 0, split.positions);
+      there += bundle.rows * std::max<std::int64_t>(end - std::clamp<std::int64_t>(-first, 0, end), 0);
     }
   }
-  split.columns = extent.batch * split.pitch - (split.pitch - split.positions);
-  const auto fit = [&](std::int64_t bytes) {
-    const std::int64_t columns = bytes / channel_bytes / split.copies - (split.copies > 1 ? 0 : s.window.span);
-    return columns / gemm::kUnit * gemm::kUnit;
+  return static_cast<double>(there) + gemm::kStagedProducts * static_cast<double>(split.length) <
+         static_cast<double>(all);
+}
+
+Split split_of(const Shape& s, const Extent& extent, int threads) {
+  Split split;
+  split.length = extent.length;
+  split.positions = s.window.positions(extent.length);
+  split.pitch = split.positions + s.window.span;
+  split.beside = beside(s, split, extent.batch);
+  split.columns = split.beside ? extent.batch : extent.batch * split.pitch - s.window.span;
+  // Columns of a tile, or images.
+  const std::int64_t unit = split.beside ? gemm::kImages : gemm::kUnit;
+  const std::int64_t each = split.beside ? split.positions : 1;  // columns of one
+  const std::int64_t bytes = s.in * sum_bytes(s.layer.problem.arithmetic) * (split.beside ? split.length : 1);
+  const auto fit = [&](std::int64_t all) {
+    const std::int64_t n = all / bytes - (split.beside ? 0 : s.window.span);
+    return n >= unit ? n / unit * unit : split.beside ? n : 0;
   };
-  split.tile = std::clamp(std::max(fit(gemm::kStaged), std::min(fit(gemm::kMostStaged), gemm::kLeastTile)), gemm::kUnit,
-                          gemm::kMaxTile);
+  split.tile = std::max(fit(gemm::kStaged), std::min(fit(gemm::kMostStaged), round_up(gemm::kLeastTile / each, unit)));
+  split.tile = std::clamp(split.tile, split.beside ? gemm::kLeastImages : unit,
+                          std::max(gemm::kMaxTile / each / unit * unit, unit));
   split.tiles = (split.columns + split.tile - 1) / split.tile;
   if (threads > 1) {
     // Four tasks a thread even out what else runs on its core: smaller tiles first, then parts of the rows.
     const std::int64_t wanted = (std::int64_t{4} * threads + s.layer.problem.groups - 1) / s.layer.problem.groups;
     // Parts stage the same inputs, each for itself.
-    const std::int64_t least = split.copies > 1 ? gemm::kUnit : 2 * gemm::kUnit;
+    const std::int64_t least = split.beside ? unit : 2 * unit;
     while (split.tiles < wanted && split.tile > least) {
-      split.tile = round_up(split.tile / 2, gemm::kUnit);
+      split.tile = round_up(split.tile / 2, unit);
       split.tiles = (split.columns + split.tile - 1) / split.tile;
     }
     split.parts = std::clamp<std::int64_t>((wanted + split.tiles - 1) / split.tiles, 1, s.panels);
   }
   // Memory that a first call would touch for columns that there are not.
   split.tile = std::min(split.tile, split.columns);
-  for (std::vector<std::int64_t>& offsets : split.offsets) {
-    for (std::int64_t& offset : offsets)
-      offset = (std::ranges::lower_bound(s.offsets, offset) - s.offsets.begin()) *
-               gemm::copy_pitch(s, split.tile, split.copies);
-  }
   return split;
 }
 
@@ -881,8 +952,9 @@ class Gemm final : public Kernel {
   }
   [[nodiscard]] std::string explain(const Extent& extent) const override {
     const Split split = split_of(shape_, extent, 1);
-    std::string out = fmt::format("{} positions in tiles of {}; {} panels of {} rows a group", split.columns,
-                                  split.tile, shape_.panels, gemm::kPanel);
+    std::string out =
+        fmt::format("{} {} in tiles of {}; {} panels of {} rows a group", split.columns,
+                    split.beside ? "images beside each other" : "positions", split.tile, shape_.panels, gemm::kPanel);
     for (const Bundle& bundle : shape_.bundles)
       out += fmt::format("; {} phases of {} taps: {} rows of {} products", bundle.residues.size(),
                          bundle.offsets.size(), bundle.rows, bundle.depth);

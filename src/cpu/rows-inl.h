@@ -229,9 +229,11 @@ void LoadPlain(const S* from, std::int64_t n, T* to) {
 
 // Of one output channel; 0 where the layer has none.
 template <typename S, typename T = SumOf<S>>
-T BiasOf(const Call& call, std::int64_t channel) {
+HWY_INLINE T BiasOf(const Call& call, std::int64_t channel) {
+  if (call.bias == nullptr) return T{0};
+  if constexpr (std::is_same_v<S, T>) return static_cast<const T*>(call.bias)[channel];
   T bias{0};
-  if (call.bias != nullptr) LoadPlain(static_cast<const S*>(call.bias) + channel, 1, &bias);
+  LoadPlain(static_cast<const S*>(call.bias) + channel, 1, &bias);
   return bias;
 }
 
