@@ -1170,7 +1170,7 @@ struct GemmSm90 {
     ptx::mbarrier_wait_for_blocks(sums_full(group), turn);
 
     constexpr int SAMPLES = TILE_PHASES * Layer::GAP;  // of a position and channel
-    // Neighbours take samples that are neighbours in y, and what a sample's place follows from is computed once for all channels.
+    // Neighbours take samples that are neighbours in y; what follows from a place in y is computed once for all channels.
     constexpr int RUN = SHARE * SAMPLES, LANES = RUN < 128 ? RUN : 128, CHANNEL_STEP = 128 / LANES;
     const int q0 = split() * SHARE, first_channel = thread / LANES;
     const float* const all = reinterpret_cast<const float*>(shared_pointer(OUT_AT + group * OUT_BYTES));
