@@ -38,8 +38,8 @@ inline constexpr std::int64_t kMaxTile = 480;    // positions of a staged tile, 
 inline constexpr std::int64_t kDepth = 128;  // products of a row at a time: as many of a panel fill half a first cache
 inline constexpr std::int64_t kLine = 64;    // bytes of a cache line, where fetching ahead counts them
 inline constexpr std::int64_t kPage = 4096;
-inline constexpr double kStagedProducts =
-    64;  // multiply-adds that take as long as staging an element of an image alone
+// Multiply-adds that take as long as staging an element of an image alone.
+inline constexpr double kStagedProducts = 64;
 inline constexpr std::int64_t kFetchEvery = 16;  // channels between two times of fetching ahead, a power of two
 inline constexpr std::int64_t kStaged = 393216;  // bytes that a staged tile aims at: some of a core's second cache
 // With many channels that is few positions, and all weights are read for each tile; so it has this many in any case
