@@ -492,6 +492,8 @@ struct GemmSm80 {
   }
 
   __device__ static void run(const Call& call) {
+    ptx::let_next_kernel_start();
+    ptx::wait_for_kernels_before();
     extern __shared__ uint4 memory[];
     const GemmSm80 kernel{call, memory};
     Sums sums = {};

@@ -1219,6 +1219,7 @@ struct GemmSm90 {
   }
 
   __device__ static void run(const Call& call) {
+    ptx::let_next_kernel_start();
     extern __shared__ char memory[];
     const GemmSm90 kernel(call, ptx::shared_address(memory));
     if (threadIdx.x == 0) {
@@ -1242,6 +1243,7 @@ struct GemmSm90 {
       __syncthreads();
     else
       ptx::cluster_barrier();  // nobody arrives at a barrier that is not there yet
+    ptx::wait_for_kernels_before();
     const int warp = static_cast<int>(ptx::uniform(threadIdx.x / 32));
     if (warp < 4 * CONSUMERS) {
       take_registers<CONSUMER_REGISTERS>();

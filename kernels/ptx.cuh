@@ -94,6 +94,23 @@ __device__ __forceinline__ void mbarrier_wait_for_blocks(unsigned barrier, unsig
       : "memory");
 }
 
+// --- kernels in a row ---------------------------------------------------------------------------
+
+// A stream's next kernel, where the host lets it start beside the end of this one, does so from here on, as soon as every
+// block has been here. All that it may not do before this one's end stands behind its own wait.
+__device__ __forceinline__ void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+// The stream's kernels before this one have ended, and what they wrote is read behind it. Each thread that touches global
+// memory waits.
+__device__ __forceinline__ void wait_for_kernels_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // --- bulk copies --------------------------------------------------------------------------------
 
 // Both addresses and the size are multiples of 16 bytes.

@@ -152,6 +152,9 @@ struct Capture {
   int (*begin)(Stream, int mode) = nullptr;
   int (*end)(Stream, void** graph) = nullptr;
   int (*destroy)(void* graph) = nullptr;
+  int (*instantiate)(void** executable, void* graph, unsigned long long flags) = nullptr;
+  int (*launch)(void* executable, Stream) = nullptr;
+  int (*destroy_executable)(void* executable) = nullptr;
   static constexpr int kGlobal = 0;
 
   Capture() {
@@ -159,6 +162,9 @@ struct Capture {
     begin = reinterpret_cast<decltype(begin)>(dlsym(library, "cuStreamBeginCapture_v2"));
     end = reinterpret_cast<decltype(end)>(dlsym(library, "cuStreamEndCapture"));
     destroy = reinterpret_cast<decltype(destroy)>(dlsym(library, "cuGraphDestroy"));
+    instantiate = reinterpret_cast<decltype(instantiate)>(dlsym(library, "cuGraphInstantiateWithFlags"));
+    launch = reinterpret_cast<decltype(launch)>(dlsym(library, "cuGraphLaunch"));
+    destroy_executable = reinterpret_cast<decltype(destroy_executable)>(dlsym(library, "cuGraphExecDestroy"));
   }
 };
 
@@ -265,6 +271,69 @@ TEST_F(Runs, GiveTheSameBitsOnAnyStreamAndForAnyImage) {
     EXPECT_TRUE(met.contains("gemm_sm90"));
     EXPECT_GT(shared_sums, 0);
   }
+}
+
+// --- one after the other -------------------------------------------------------------------------
+
+// A layer of its own result, several times: each launch may begin beside the end of the one before it, and has few
+// enough blocks for all of both to be on the GPU at once.
+TEST_F(Runs, ReadWhatTheOneBeforeWrote) {
+  const Capture capture;
+  constexpr int kRuns = 12;
+  std::set<std::string_view> met;
+  for (const char* word :
+       {"b1_i64_o64_l2000_k3_s1_p1_tf32", "b1_i512_o512_l40_k3_s1_p1_tf32", "b1_i64_o64_l2000_k3_p1_g64_f32"}) {
+    const Workload workload = parse_workload(word);
+    const Problem& problem = workload.problem;
+    const std::int64_t bytes = 4 * problem.c_in * workload.extent.length;
+    const Memory w(4 * elements_of_w(problem)), a(bytes), b(bytes);
+    copy_to(w, 0, random_bytes(elements_of_w(problem), 4, 2));
+    const std::vector<char> x = random_bytes(bytes / 4, 4, 1);
+    for (const Solver* solver : solvers()) {
+      const std::unique_ptr<Plan> made = plan(problem, solver->name);
+      if (made == nullptr) continue;
+      met.insert(solver->name);
+      const Memory packed(made->packed_bytes());
+      made->pack(dense_pack(problem, w, packed), nullptr);
+      check(driver().cuCtxSynchronize(), "cuCtxSynchronize");
+      const Stream here = stream();
+      for (std::size_t i = 0; i < made->compiled().size(); ++i) {
+        const std::string what =
+            std::string(word) + ", " + std::string(solver->name) + ", " + print(made->compiled()[i].schedule);
+        Call call = dense(workload);
+        call.w = packed.get();
+        const auto runs = [&](bool wait) {
+          for (int run = 0; run < kRuns; ++run) {
+            call.x = (run % 2 == 0 ? a : b).get();
+            call.y = (run % 2 == 0 ? b : a).get();
+            made->run(i, call, here);
+            if (wait) check(driver().cuStreamSynchronize(here), "cuStreamSynchronize");
+          }
+        };
+        const auto result = [&](auto all) {
+          copy_to(a, 0, x);
+          check(driver().cuMemsetD8(b.at(0), 0xFF, static_cast<std::size_t>(bytes)), "cuMemsetD8");
+          check(driver().cuCtxSynchronize(), "cuCtxSynchronize");
+          all();
+          check(driver().cuStreamSynchronize(here), "cuStreamSynchronize");
+          return copy_of<char>(kRuns % 2 == 0 ? a : b, 0, bytes);
+        };
+        const std::vector<char> due = result([&] { runs(true); });
+        EXPECT_EQ(due, result([&] { runs(false); })) << what;
+        void* graph = nullptr;
+        void* executable = nullptr;
+        check(capture.begin(here, Capture::kGlobal), "cuStreamBeginCapture");
+        runs(false);
+        check(capture.end(here, &graph), "cuStreamEndCapture");
+        check(capture.instantiate(&executable, graph, 0), "cuGraphInstantiateWithFlags");
+        EXPECT_EQ(due, result([&] { check(capture.launch(executable, here), "cuGraphLaunch"); }))
+            << what << ": as a graph";
+        check(capture.destroy_executable(executable), "cuGraphExecDestroy");
+        check(capture.destroy(graph), "cuGraphDestroy");
+      }
+    }
+  }
+  EXPECT_TRUE(met.contains("depthwise") && met.contains("gemm_sm80") && met.contains("direct"));
 }
 
 // --- many elements -------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ namespace tconv::cuda {
 namespace {
 
 constexpr const char* kVariable = "TCONV_TARGET";
+constexpr int kGraphsStartEarly = 12030;  // the driver's version from which on a graph may capture such launches
 
 int attribute(int device, DeviceAttribute which) {
   int value = 0;
@@ -59,6 +60,9 @@ Machine make(int ordinal) {
   const int sm = 10 * attribute(made.device, DeviceAttribute::major) + attribute(made.device, DeviceAttribute::minor);
   const int shared = attribute(made.device, DeviceAttribute::max_shared_bytes_of_block);
   made.architecture = architecture_of(sm);
+  int version = 0;
+  check(api.cuDriverGetVersion(&version), "cuDriverGetVersion");
+  made.starts_early = sm >= 90 && version >= kGraphsStartEarly;
   if (const char* const name = std::getenv("TCONV_TARGET"); name != nullptr && *name != '\0') {
     made.target = stand_in(name, sm, shared);
     made.display = fmt::format("{}, planned as {}", made.display, made.target.display);

@@ -15,7 +15,9 @@ struct Machine {
   int device = 0;
   Context context = nullptr;
   std::string architecture;  // what is compiled for it, whatever the target
-  std::string display;       // Target has views only
+  // Its kernels wait for those before them by themselves (ptx.cuh), so that they may be launched beside their end.
+  bool starts_early = false;
+  std::string display;  // Target has views only
   Target target;
 };
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <exception>
 #include <limits>
@@ -95,20 +96,30 @@ std::vector<Cubin> compile_all(const Solver& solver, const Layer& layer, const M
   return cubins;
 }
 
-void launch(Function function, const Launch& shape, const void* argument, Stream stream) {
+// `early`: beside the end of the kernel before it, for which the function waits itself.
+void launch(Function function, const Launch& shape, const void* argument, Stream stream, bool early) {
   if (shape.blocks == 0) return;
   if (shape.blocks < 0 || shape.blocks > kMaxBlocks)
     throw Error(Exit::unsupported, "run", fmt::format("needs {} blocks", shape.blocks), "a grid has at most 2^31-1");
-  LaunchAttribute cluster{};
-  cluster.id = LaunchAttribute::Id::cluster_dimension;
-  cluster.value.cluster = {static_cast<unsigned>(shape.cluster), 1, 1};
+  std::array<LaunchAttribute, 2> attributes{};
+  unsigned count = 0;
+  if (shape.cluster > 1) {
+    LaunchAttribute& cluster = attributes[count++];
+    cluster.id = LaunchAttribute::Id::cluster_dimension;
+    cluster.value.cluster = {static_cast<unsigned>(shape.cluster), 1, 1};
+  }
+  if (early) {
+    LaunchAttribute& beside = attributes[count++];
+    beside.id = LaunchAttribute::Id::programmatic_stream_serialization;
+    beside.value.programmatic_stream_serialization = 1;
+  }
   LaunchConfig config{};
   config.grid_x = static_cast<unsigned>(shape.blocks);
   config.block_x = static_cast<unsigned>(shape.threads);
   config.shared_bytes = static_cast<unsigned>(shape.shared_bytes);
   config.stream = stream;
-  config.attributes = &cluster;
-  config.attribute_count = shape.cluster > 1 ? 1 : 0;
+  config.attributes = attributes.data();
+  config.attribute_count = count;
   void* arguments[] = {const_cast<void*>(argument)};
   check(driver().cuLaunchKernelEx(&config, function, arguments, nullptr), "cuLaunchKernelEx");
 }
@@ -286,7 +297,7 @@ void Plan::pack(const Pack& call, Stream stream) const {
   for (const Image& image : state_->images) {
     Pack one = call;
     one.packed = static_cast<char*>(call.packed) + image.offset;
-    launch(image.pack, solver().pack_launch(problem(), image.schedule), &one, stream);
+    launch(image.pack, solver().pack_launch(problem(), image.schedule), &one, stream, false);
   }
 }
 
@@ -302,7 +313,8 @@ void Plan::run(std::size_t index, const Call& call, Stream stream) const {
   own.w = static_cast<const char*>(call.w) + one.image;
   const Current current(state_->machine->context);
   state_->check_stream(stream);
-  launch(one.run, solver().launch({problem(), extent}, target(), one.schedule), &own, stream);
+  launch(one.run, solver().launch({problem(), extent}, target(), one.schedule), &own, stream,
+         state_->machine->starts_early);
 }
 
 std::string print(const Schedule& s) {

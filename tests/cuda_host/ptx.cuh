@@ -183,6 +183,11 @@ inline void mbarrier_wait(unsigned barrier, unsigned parity) {
   host::block->changed.wait(lock, [&] { return host::mbarrier(barrier).phase != parity; });
 }
 
+// --- kernels in a row: one at a time ------------------------------------------------------------
+
+inline void let_next_kernel_start() {}
+inline void wait_for_kernels_before() {}
+
 // --- clusters: not here -------------------------------------------------------------------------
 
 inline unsigned cluster_rank() { host::fail("one block alone"); }
