@@ -363,8 +363,8 @@ __device__ __forceinline__ void depthwise_wide(const Call& call, long long image
 
 template <class Layer>
 __device__ __forceinline__ void depthwise(const Call& call) {
-  ptx::let_next_kernel_start();
   ptx::wait_for_kernels_before();
+  ptx::let_next_kernel_start();  // not those behind it: many small blocks would pile up
   using Tile = DepthwiseTile<Layer>;
   __shared__ DepthwiseShared<Layer> shared;
   constexpr long long first = Layer::PADDING / Layer::STRIDE;

@@ -286,8 +286,8 @@ __device__ __forceinline__ void direct_tile(const Call& call, const DirectPlace&
 
 template <class Layer>
 __device__ __forceinline__ void direct(const Call& call) {
-  ptx::let_next_kernel_start();
   ptx::wait_for_kernels_before();
+  ptx::let_next_kernel_start();  // not those behind it: many small blocks would pile up
   using Tile = DirectTile<Layer>;
   using Sum = typename Tile::Sum;
   alignas(16) __shared__ Sum shared[Tile::ELEMENTS];
