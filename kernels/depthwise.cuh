@@ -363,8 +363,6 @@ __device__ __forceinline__ void depthwise_wide(const Call& call, long long image
 
 template <class Layer>
 __device__ __forceinline__ void depthwise(const Call& call) {
-  ptx::wait_for_kernels_before();
-  ptx::let_next_kernel_start();  // not those behind it: many small blocks would pile up
   using Tile = DepthwiseTile<Layer>;
   __shared__ DepthwiseShared<Layer> shared;
   constexpr long long first = Layer::PADDING / Layer::STRIDE;
@@ -377,6 +375,8 @@ __device__ __forceinline__ void depthwise(const Call& call) {
     return number < along_tiles ? 0u : number / static_cast<unsigned>(along_tiles);
   };
   long long rows = rows_before(blockIdx.x), along = blockIdx.x - rows * along_tiles;
+  ptx::wait_for_kernels_before();
+  ptx::let_next_kernel_start();  // not those behind it: many small blocks would pile up
   for (long long tile = blockIdx.x; tile < tiles;) {
     const long long image = rows / ROW_TILES;
     const int channel = static_cast<int>(rows % ROW_TILES) * Layer::ROWS;

@@ -286,8 +286,6 @@ __device__ __forceinline__ void direct_tile(const Call& call, const DirectPlace&
 
 template <class Layer>
 __device__ __forceinline__ void direct(const Call& call) {
-  ptx::wait_for_kernels_before();
-  ptx::let_next_kernel_start();  // not those behind it: many small blocks would pile up
   using Tile = DirectTile<Layer>;
   using Sum = typename Tile::Sum;
   alignas(16) __shared__ Sum shared[Tile::ELEMENTS];
@@ -296,6 +294,8 @@ __device__ __forceinline__ void direct(const Call& call) {
   const long long position_tiles = (positions + Layer::POSITIONS - 1) / Layer::POSITIONS;
   constexpr int ROW_TILES = Tile::CHANNEL_TILES * Tile::PHASE_TILES;
   const long long tiles = call.batch * Layer::GROUPS * position_tiles * ROW_TILES;
+  ptx::wait_for_kernels_before();
+  ptx::let_next_kernel_start();  // not those behind it: many small blocks would pile up
   // More tiles than a grid has blocks are possible.
   for (long long tile = blockIdx.x / Layer::SPLITS; tile < tiles; tile += gridDim.x / Layer::SPLITS) {
     // Tiles of the same x run side by side.

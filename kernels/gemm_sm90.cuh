@@ -5,8 +5,8 @@
 // row, so all taps and all phases multiply from that one copy. The weights were packed in the very bytes of shared
 // memory, and a bulk copy brings each (chunk, tap) of them.
 //
-// Warps: 4 a consumer group (wgmma and the epilogue), 4 that bring x, one that asks for w, which bulk copies bring, and three
-// that only complete its warpgroup. Blocks are persistent.
+// Warps: 4 a consumer group (wgmma and the epilogue), 4 that bring x, one or two that ask for w, which bulk copies bring, and
+// those that only complete their warpgroup. Blocks are persistent.
 //
 // Layer:    C_IN, C_OUT (of one group), GROUPS, K, STRIDE, PADDING, GAP, LIVE, STEP, TAPS, JUMP, BIAS, Storage, and its
 //           activations (activation.cuh). Tap number t of every phase reads x[position - t * JUMP]; see src/cuda/layer.hpp.
@@ -85,6 +85,11 @@ struct GemmSm90 {
                                    SPLITS == 1;
   static constexpr int W_STAGES = RESIDENT ? W_ENTRIES : Schedule::W_STAGES;
   static constexpr int X_STAGES = Schedule::X_STAGES;
+  // Two groups that each have rows of their own, and all of a tile's x beside each other, need not go through the weights
+  // together: each has a ring with its rows of them.
+  static constexpr bool OWN_W = BY_ROWS && CONSUMERS == 2 && SLICES == 2 && !RESIDENT && CHUNKS <= X_STAGES;
+  static constexpr int W_RINGS = OWN_W ? 2 : 1;
+  static constexpr int W_SLOT = W_BYTES / W_RINGS;
 
   // Output of a consumer group: a segment of samples for each channel (WHOLE), or for each position. Long segments are what
   // DRAM writes fastest, so all positions at once, and a part of the channels at a time where shared memory is short.
@@ -128,10 +133,10 @@ struct GemmSm90 {
 
   static constexpr int X_AT = 0;
   static constexpr int W_AT = X_AT + X_STAGES * X_BYTES;
-  static constexpr int OUT_AT = (W_AT + W_STAGES * W_BYTES + 127) / 128 * 128;
+  static constexpr int OUT_AT = (W_AT + W_RINGS * W_STAGES * W_SLOT + 127) / 128 * 128;
   static constexpr int BARRIERS_AT = OUT_AT + (CONSUMERS * OUT_BYTES + 127) / 128 * 128;
   static constexpr int SUMS_BARRIERS = SPLITS > 1 ? CONSUMERS : 0;
-  static constexpr int SHARED_BYTES = BARRIERS_AT + 8 * 2 * (X_STAGES + W_STAGES + SUMS_BARRIERS) + 1024;  // room to align
+  static constexpr int SHARED_BYTES = BARRIERS_AT + 8 * 2 * (X_STAGES + W_RINGS * W_STAGES + SUMS_BARRIERS) + 1024;  // room to align
 
   static constexpr int PRODUCERS = 4;  // warps that bring x
   static constexpr int THREADS = 128 * (CONSUMERS + 2);
@@ -182,9 +187,12 @@ struct GemmSm90 {
 
   __device__ unsigned x_full(int s) const { return shared + BARRIERS_AT + 8 * s; }
   __device__ unsigned x_empty(int s) const { return x_full(X_STAGES + s); }
+  // Of the slots of all rings.
   __device__ unsigned w_full(int s) const { return x_full(2 * X_STAGES + s); }
-  __device__ unsigned w_empty(int s) const { return w_full(W_STAGES + s); }
-  __device__ unsigned sums_full(int group) const { return x_full(2 * (X_STAGES + W_STAGES) + group); }
+  __device__ unsigned w_empty(int s) const { return w_full(W_RINGS * W_STAGES + s); }
+  __device__ unsigned w_slot(int s) const { return shared + W_AT + s * W_SLOT; }
+  __device__ static int first_slot(int group) { return OWN_W ? group * W_STAGES : 0; }
+  __device__ unsigned sums_full(int group) const { return x_full(2 * (X_STAGES + W_RINGS * W_STAGES) + group); }
   __device__ unsigned sums_empty(int group) const { return sums_full(CONSUMERS + group); }
 
   // The blocks of a cluster take the same tiles, and each its own chunks.
@@ -581,6 +589,7 @@ struct GemmSm90 {
     Tail<WIDTH> tails[Of::CHUNKS_AT_ONCE];
     Ring ring;
     Window<WIDTH> window = window_at<WIDTH>(first_tile(), column, row);
+    ptx::wait_for_kernels_before();
 #pragma unroll 1
     for (; window.tile < tiles; advance(window, column, row)) {
       const int lane_row = row - window.shifted;
@@ -625,19 +634,22 @@ struct GemmSm90 {
 
   // --- weights' way into shared memory ----------------------------------------------------------
 
-  // One thread.
-  __device__ void produce_w() const {
+  // One thread of a ring.
+  __device__ void produce_w(int number) const {
+    ptx::wait_for_kernels_before();
     Ring ring;
     for (long long index = first_tile(); index < tiles; index += tile_step()) {
       const Tile tile = tile_at(index);
       const char* from = static_cast<const char*>(call.w) +
                          ((static_cast<long long>(tile.group) * ROW_TILES + tile.row_tile) * CHUNKS + first_chunk()) *
-                             (Layer::TAPS * W_BYTES);
+                             (Layer::TAPS * W_BYTES) +
+                         number * W_SLOT;
 #pragma unroll 1
       for (int entry = first_chunk() * Layer::TAPS; entry < end_chunk() * Layer::TAPS; ++entry) {
-        ptx::mbarrier_wait(w_empty(ring.slot), ring.parity ^ 1);
-        ptx::mbarrier_arrive_expect(w_full(ring.slot), W_BYTES);
-        ptx::bulk_load(shared + W_AT + ring.slot * W_BYTES, from, W_BYTES, w_full(ring.slot));
+        const int slot = number * W_STAGES + ring.slot;
+        ptx::mbarrier_wait(w_empty(slot), ring.parity ^ 1);
+        ptx::mbarrier_arrive_expect(w_full(slot), W_SLOT);
+        ptx::bulk_load(w_slot(slot), from, W_SLOT, w_full(slot));
         from += W_BYTES;
         ring.template next<W_STAGES>();
       }
@@ -728,16 +740,17 @@ struct GemmSm90 {
     for (int chunk = first_chunk(); chunk < end_chunk(); ++chunk) {
       if (COUNT > 0 || thread == 0) ptx::mbarrier_wait(x_full(ring.x.slot), ring.x.parity);
       const unsigned x = shared + X_AT + ring.x.slot * X_BYTES + group / SLICES * (GROUP_POSITIONS * ROW_BYTES);
-      const unsigned slice = shared + W_AT + group % SLICES * (64 * ROW_BYTES);
+      const unsigned slice = w_slot(first_slot(group)) + (OWN_W ? 0 : group % SLICES * (64 * ROW_BYTES));
 #pragma unroll 1
       for (int tap = 0; tap < Layer::TAPS; ++tap) {
-        if (!w_is_here && (COUNT > 0 || RESIDENT || thread == 0)) ptx::mbarrier_wait(w_full(ring.w.slot), ring.w.parity);
+        if (!w_is_here && (COUNT > 0 || RESIDENT || thread == 0)) 
+          ptx::mbarrier_wait(w_full(first_slot(group) + ring.w.slot), ring.w.parity);
         // With one stage of x, the next chunk cannot come before this one is released.
         const bool drain = PROMOTE || (X_STAGES == 1 && tap == Layer::TAPS - 1);
         if constexpr (COUNT > 0) {
           // Multiples of 16 below 2^18, and above that the block's place in its cluster.
           const unsigned both = ptx::uniform(((x + (SPAN - tap * Layer::JUMP) * ROW_BYTES) / 16 & 0x3FFF) |
-                                             (slice + ring.w.slot * W_BYTES) / 16 << 16);
+                                             (slice + ring.w.slot * W_SLOT) / 16 << 16);
           const unsigned x_tap = both & 0xFFFF, w = both >> 16;
           if (LAST_STEPS == STEPS || chunk < CHUNKS - 1)
             multiply<COUNT, STEPS>(acc, x_tap, w, first);
@@ -749,7 +762,7 @@ struct GemmSm90 {
             ptx::wgmma_wait<1>();
         }
         release();
-        w_held = ring.w.slot;
+        w_held = first_slot(group) + ring.w.slot;
         x_held = tap == Layer::TAPS - 1 ? ring.x.slot : -1;
         if (drain) release();
         ring.w.template next<W_STAGES>();
@@ -766,7 +779,8 @@ struct GemmSm90 {
   }
 
   // Two groups that have all of a tile's operands in shared memory at once multiply one after the other where a block has many
-  // tiles: while one stores its outputs, the other has the matrix unit for itself.
+  // tiles: while one stores its outputs, the other has the matrix unit for itself. Weights that come anew would not keep up
+  // with a group that multiplies alone.
   static constexpr bool IN_TURNS = CONSUMERS == 2 && RESIDENT && CHUNKS <= X_STAGES && !PROMOTE;
   static constexpr int MANY_TILES = 16;
   __device__ static int turn_of(int group) { return 1 + CONSUMERS + group; }
@@ -774,6 +788,7 @@ struct GemmSm90 {
   __device__ void consume(int group, int thread) const {
     const bool in_turns = IN_TURNS && tiles >= MANY_TILES * tile_step();
     if (in_turns && group == 1) ptx::barrier_arrive(turn_of(0), 256);
+    ptx::wait_for_kernels_before();
     Rings ring;
     unsigned turn = 0;  // of the tiles that this group stores
     for (long long index = first_tile(); index < tiles; index += tile_step()) {
@@ -975,7 +990,7 @@ struct GemmSm90 {
   template <bool INSIDE, bool ODD>
   __device__ void store_warp(const Accumulators& acc, const Tile& tile, long long time, int group, int thread,
                              const float (&bias)[2]) const {
-    constexpr int ROW_PARTS = GROUP_POSITIONS < PART_POSITIONS ? 1 : GROUP_POSITIONS / PART_POSITIONS;
+    constexpr int ROW_PARTS = (GROUP_POSITIONS + PART_POSITIONS - 1) / PART_POSITIONS;
     constexpr int OF_PART = GROUP_POSITIONS / ROW_PARTS;
     static_assert(PART_POSITIONS == 32 * UNIT, "a lane has 16 bytes of a row");
     static_assert(OF_PART * ROW_PARTS == GROUP_POSITIONS && OF_PART % UNIT == 0, "parts start alike");
@@ -1002,7 +1017,7 @@ struct GemmSm90 {
         if (INSIDE && part > 0) {
           if (lane < 8) {
             uint4* const row = reinterpret_cast<uint4*>(buffer + lane * PART_PITCH);
-            row[0] = row[32];
+            row[0] = row[OF_PART / UNIT];
           }
           __syncwarp();
         }
@@ -1227,9 +1242,9 @@ struct GemmSm90 {
         ptx::mbarrier_init(kernel.x_full(s), PRODUCERS);
         ptx::mbarrier_init(kernel.x_empty(s), CONSUMERS);
       }
-      for (int s = 0; s < W_STAGES; ++s) {
+      for (int s = 0; s < W_RINGS * W_STAGES; ++s) {
         ptx::mbarrier_init(kernel.w_full(s), 1);
-        ptx::mbarrier_init(kernel.w_empty(s), CONSUMERS);
+        ptx::mbarrier_init(kernel.w_empty(s), OWN_W ? 1 : CONSUMERS);
       }
       if constexpr (SPLITS > 1) {
         for (int group = 0; group < CONSUMERS; ++group) {
@@ -1243,7 +1258,6 @@ struct GemmSm90 {
       __syncthreads();
     else
       ptx::cluster_barrier();  // nobody arrives at a barrier that is not there yet
-    ptx::wait_for_kernels_before();
     const int warp = static_cast<int>(ptx::uniform(threadIdx.x / 32));
     if (warp < 4 * CONSUMERS) {
       take_registers<CONSUMER_REGISTERS>();
@@ -1256,7 +1270,8 @@ struct GemmSm90 {
         kernel.template produce_x<MERGES ? 1 : 2>(warp - 4 * CONSUMERS, threadIdx.x % 32);
     } else {
       take_registers<LAST_REGISTERS>();
-      if (threadIdx.x == 128 * (CONSUMERS + 1)) kernel.produce_w();
+      const int ring = warp - 4 * CONSUMERS - PRODUCERS;
+      if (ring < W_RINGS && threadIdx.x % 32 == 0) kernel.produce_w(ring);
     }
   }
 

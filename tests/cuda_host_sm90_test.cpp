@@ -105,6 +105,15 @@ TEST(GemmSm90OnTheHost, GroupsMultiplyInTurns) {
   static_assert(Kernel::IN_TURNS);
   run_sizes<Layer, Schedule>(2 * Kernel::MANY_TILES * Kernel::POSITIONS + 70);
 }
+// Each with a ring of its own rows of the weights.
+TEST(GemmSm90OnTheHost, GroupsOfRowsBringTheirOwnWeights) {
+  using Layer = LayerOf<AsTf32, 100, 120, 3, 1, 1, 1, true>;
+  using Schedule = ByRows<128, 128, 2, 4, 3>;
+  using Kernel = GemmSm90<Layer, Schedule>;
+  static_assert(Kernel::OWN_W);
+  run_sizes<Layer, Schedule>(700);
+  run_sizes<LayerOf<AsTf32, 64, 128, 2, 1, 3, 0, false>, ByRows<128, 256, 2, 2, 2>>(600);
+}
 TEST(GemmSm90OnTheHost, ThreeTermsPromoteTheirSums) {
   run_sizes<LayerOf<AsF32, 64, 70, 3, 1, 1, 1, true>, ScheduleOf<80, 1, 2, 2, 3>>(150);
   run_sizes<LayerOf<AsF32, 48, 32, 3, 2, 2, 1, true>, ScheduleOf<32, 2, 2, 1, 2>>(200);

@@ -30,6 +30,13 @@ struct Shape : Gemm {
   [[nodiscard]] std::int64_t weight_entries() const { return chunks * taps; }
   // Whether a block needs the same weights for all of its tiles.
   [[nodiscard]] bool same_weights(const Schedule& s) const { return s.splits == 1 && row_tiles(s) == 1 && groups == 1; }
+  [[nodiscard]] bool resident(const Schedule& s) const {
+    return same_weights(s) && weight_entries() <= s.weight_stages;
+  }
+  // Whether each of two groups has a ring with its rows of the weights, as all of a tile's x is there at once.
+  [[nodiscard]] bool own_weights(const Schedule& s) const {
+    return s.by_rows && s.warpgroups == 2 && s.rows == 128 && !resident(s) && chunks <= s.stages;
+  }
   // What a lane of a producer loads of a chunk, as pairs of positions of 16 bytes of channels; a few rows past whole
   // rounds are no item.
   [[nodiscard]] std::int64_t items(std::int64_t positions) const {
@@ -81,7 +88,8 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   const std::int64_t w_stages =
       shape.same_weights(s) ? std::min<std::int64_t>(s.weight_stages, shape.weight_entries()) : s.weight_stages;
   const std::int64_t out_at = ceil_div(s.stages * x_bytes + w_stages * shape.weight_bytes(s), 128) * 128;
-  const std::int64_t barriers = s.stages + w_stages + (s.splits > 1 ? s.warpgroups : 0);
+  const std::int64_t rings = shape.own_weights(s) ? 2 : 1;  // of half the rows each
+  const std::int64_t barriers = s.stages + rings * w_stages + (s.splits > 1 ? s.warpgroups : 0);
   return out_at + ceil_div(s.warpgroups * out_bytes, 128) * 128 + 16 * barriers + 1024;
 }
 
@@ -126,6 +134,12 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
     if (shape.same_weights(s)) s.weight_stages = static_cast<int>(std::min<std::int64_t>(shape.weight_entries(), 64));
     // All weights stay where they fit, else four slots of them, else fewer of both.
     if (!fits(s)) s.weight_stages = 4;
+    // Or three, where all of a tile's x is there: then a group may store while the other multiplies.
+    if (Schedule apart = s; shape.chunks > s.stages && positions == 256) {
+      apart.stages = static_cast<int>(shape.chunks);
+      apart.weight_stages = 3;
+      if (shape.own_weights(apart) && fits(apart)) s = apart;
+    }
     if (!fits(s)) s.stages = 2;
     if (!fits(s)) s.weight_stages = 2;
     if (!fits(s)) s.stages = 1;
@@ -245,8 +259,7 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   const double produce = chunks * (kChunk + kItem * static_cast<double>(shape.items(s.positions)) +
                                    kBatch * static_cast<double>(ceil_div(shape.items(s.positions), kItemsOfBatch) - 1));
   // What a tile brings from L2, unless its weights stay where they are.
-  const bool resident = shape.same_weights(s) && shape.weight_entries() <= s.weight_stages;
-  const double weights = resident ? 0.0 : static_cast<double>(shape.weight_entries() * shape.weight_bytes(s));
+  const double weights = shape.resident(s) ? 0.0 : static_cast<double>(shape.weight_entries() * shape.weight_bytes(s));
   const double window = static_cast<double>(s.positions * shape.c_in) * shape.element_bytes;
   const double l2 = share * (weights + window) / (target.l2_bytes_per_s.value / target.sms.value) * clock;
   const double output_cycles = s.by_rows ? 5.0 : 7.7;  // cycles for each of a thread

@@ -7,6 +7,7 @@ namespace tconv {
 
 template <int Bytes>
 void copy_async(unsigned to, const void* from, bool present) {
+  host::touches_global_memory();
   char* const place = host::shared_bytes() + static_cast<int>(to);
   if (to % Bytes != 0 || (present && reinterpret_cast<std::uintptr_t>(from) % Bytes != 0))
     host::fail("a copy is aligned to its size");

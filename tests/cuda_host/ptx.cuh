@@ -141,6 +141,12 @@ inline void settle(Mbarrier& barrier) {
   block->changed.notify_all();
 }
 
+// Whether this thread has waited for the kernels before its own, without which it touches no global memory.
+inline thread_local bool has_waited = false;
+inline void touches_global_memory() {
+  if (!has_waited) fail("global memory is touched before the kernels before this one have ended");
+}
+
 // What this thread started and has not waited for, by the groups it was committed in.
 using Started = std::vector<std::vector<std::function<void()>>>;
 inline thread_local Started products{{}}, copies{{}};
@@ -186,7 +192,7 @@ inline void mbarrier_wait(unsigned barrier, unsigned parity) {
 // --- kernels in a row: one at a time ------------------------------------------------------------
 
 inline void let_next_kernel_start() {}
-inline void wait_for_kernels_before() {}
+inline void wait_for_kernels_before() { host::has_waited = true; }
 
 // --- clusters: not here -------------------------------------------------------------------------
 
@@ -200,6 +206,7 @@ inline void mbarrier_wait_for_blocks(unsigned, unsigned) { host::fail("one block
 // --- copies, order ------------------------------------------------------------------------------
 
 inline void bulk_load(unsigned shared, const void* global, unsigned bytes, unsigned barrier) {
+  host::touches_global_memory();
   if (shared % 16 != 0 || reinterpret_cast<std::uintptr_t>(global) % 16 != 0 || bytes % 16 != 0)
     host::fail("a bulk copy is of whole 16 bytes");
   std::memcpy(host::shared_bytes() + shared, global, bytes);
@@ -262,11 +269,13 @@ inline void load_shared(unsigned address, unsigned& a, unsigned& b, unsigned& c,
 inline void together(unsigned (&)[8]) {}
 template <class Value>
 void load_if(bool condition, const void* address, Value& value) {
+  host::touches_global_memory();
   if (!condition) return;
   if (reinterpret_cast<std::uintptr_t>(address) % sizeof(value) != 0) host::fail("a load is aligned");
   std::memcpy(&value, address, sizeof(value));
 }
 inline void load_pair_if(bool first, bool second, const unsigned short* address, unsigned& v) {
+  host::touches_global_memory();
   v = (first ? address[0] : 0u) | (second ? address[1] : 0u) << 16;
 }
 inline void load_pair_if(bool first, bool second, const float* address, uint2& v) {
@@ -274,6 +283,7 @@ inline void load_pair_if(bool first, bool second, const float* address, uint2& v
   load_if(second, address + 1, v.y);
 }
 inline void store_if(bool condition, void* address, uint4 value) {
+  host::touches_global_memory();
   if (!condition) return;
   if (reinterpret_cast<std::uintptr_t>(address) % 16 != 0) host::fail("a store of 16 bytes is aligned");
   std::memcpy(address, &value, 16);
