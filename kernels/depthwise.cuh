@@ -397,6 +397,8 @@ __device__ __forceinline__ void depthwise(const Call& call) {
 
 template <class Layer>
 __device__ __forceinline__ void pack_depthwise(const Pack& pack) {
+  ptx::let_next_kernel_start();
+  ptx::wait_for_kernels_before();
   using Storage = typename Layer::Storage;
   using Sum = typename Element<Storage>::Sum;
   constexpr long long COUNT = static_cast<long long>(Layer::GROUPS) * Layer::C_OUT * Layer::K;

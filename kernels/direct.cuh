@@ -313,6 +313,8 @@ __device__ __forceinline__ void direct(const Call& call) {
 
 template <class Layer>
 __device__ __forceinline__ void pack_direct(const Pack& pack) {
+  ptx::let_next_kernel_start();
+  ptx::wait_for_kernels_before();
   using P = Phases<Layer>;
   using Storage = typename Layer::Storage;
   using Sum = typename Element<Storage>::Sum;

@@ -510,6 +510,8 @@ struct GemmSm80 {
   static constexpr long long PACKED_BYTES = PACK_UNITS * PLANES * 16;
 
   __device__ static void pack(const Pack& call) {
+    ptx::let_next_kernel_start();
+    ptx::wait_for_kernels_before();
     const long long unit = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
     if (unit >= PACK_UNITS) return;
     const int lane = unit % 32, tap = unit / (32ll * FRAGMENTS) % Layer::TAPS;

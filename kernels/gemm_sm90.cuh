@@ -1283,6 +1283,8 @@ struct GemmSm90 {
   static constexpr long long PACK_UNITS = PACKED_BYTES / PLANES / 16;
 
   __device__ static void pack(const Pack& call) {
+    ptx::let_next_kernel_start();
+    ptx::wait_for_kernels_before();
     const long long unit = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
     if (unit >= PACK_UNITS) return;
     constexpr int COLUMNS = ROW_BYTES / 16;

@@ -275,8 +275,8 @@ TEST_F(Runs, GiveTheSameBitsOnAnyStreamAndForAnyImage) {
 
 // --- one after the other -------------------------------------------------------------------------
 
-// A layer of its own result, several times: each launch may begin beside the end of the one before it, and has few
-// enough blocks for all of both to be on the GPU at once.
+// A layer of its own result, several times, with the weights packed anew for each: a launch may begin beside the end of
+// the one before it, and has few enough blocks for all of both to be on the GPU at once.
 TEST_F(Runs, ReadWhatTheOneBeforeWrote) {
   const Capture capture;
   constexpr int kRuns = 12;
@@ -286,16 +286,15 @@ TEST_F(Runs, ReadWhatTheOneBeforeWrote) {
     const Workload workload = parse_workload(word);
     const Problem& problem = workload.problem;
     const std::int64_t bytes = 4 * problem.c_in * workload.extent.length;
-    const Memory w(4 * elements_of_w(problem)), a(bytes), b(bytes);
-    copy_to(w, 0, random_bytes(elements_of_w(problem), 4, 2));
+    const Memory ws[] = {Memory(4 * elements_of_w(problem)), Memory(4 * elements_of_w(problem))};
+    const Memory a(bytes), b(bytes);
+    for (unsigned i = 0; i < 2; ++i) copy_to(ws[i], 0, random_bytes(elements_of_w(problem), 4, 2 + i));
     const std::vector<char> x = random_bytes(bytes / 4, 4, 1);
     for (const Solver* solver : solvers()) {
       const std::unique_ptr<Plan> made = plan(problem, solver->name);
       if (made == nullptr) continue;
       met.insert(solver->name);
       const Memory packed(made->packed_bytes());
-      made->pack(dense_pack(problem, w, packed), nullptr);
-      check(driver().cuCtxSynchronize(), "cuCtxSynchronize");
       const Stream here = stream();
       for (std::size_t i = 0; i < made->compiled().size(); ++i) {
         const std::string what =
@@ -304,6 +303,8 @@ TEST_F(Runs, ReadWhatTheOneBeforeWrote) {
         call.w = packed.get();
         const auto runs = [&](bool wait) {
           for (int run = 0; run < kRuns; ++run) {
+            made->pack(dense_pack(problem, ws[run % 2], packed), here);
+            if (wait) check(driver().cuStreamSynchronize(here), "cuStreamSynchronize");
             call.x = (run % 2 == 0 ? a : b).get();
             call.y = (run % 2 == 0 ? b : a).get();
             made->run(i, call, here);

@@ -297,7 +297,7 @@ void Plan::pack(const Pack& call, Stream stream) const {
   for (const Image& image : state_->images) {
     Pack one = call;
     one.packed = static_cast<char*>(call.packed) + image.offset;
-    launch(image.pack, solver().pack_launch(problem(), image.schedule), &one, stream, false);
+    launch(image.pack, solver().pack_launch(problem(), image.schedule), &one, stream, state_->machine->starts_early);
   }
 }
 

@@ -42,7 +42,8 @@ struct Solver {
   // Every schedule worth trying, the one for the most work first. One is chosen per call, by `seconds`.
   std::vector<Schedule> (*schedules)(const Problem&, const Target&);
   // The translation unit: constants and the entries `run(const __grid_constant__ Call)` and `pack(const
-  // __grid_constant__ Pack)`. Only integers and names of our own tables enter the text.
+  // __grid_constant__ Pack)`. Both may be launched beside the end of the kernel before them, and wait for it themselves
+  // (kernels/ptx.cuh, "kernels in a row"). Only integers and names of our own tables enter the text.
   std::string (*source)(const Layer&, const Target&, const Schedule&);
   // Schedules with the same rows, warpgroups and packed bytes read one image of the weights; see also one_image.
   std::int64_t (*packed_bytes)(const Problem&, const Schedule&);
