@@ -136,7 +136,8 @@ struct GemmSm90 {
   static constexpr int OUT_AT = (W_AT + W_RINGS * W_STAGES * W_SLOT + 127) / 128 * 128;
   static constexpr int BARRIERS_AT = OUT_AT + (CONSUMERS * OUT_BYTES + 127) / 128 * 128;
   static constexpr int SUMS_BARRIERS = SPLITS > 1 ? CONSUMERS : 0;
-  static constexpr int SHARED_BYTES = BARRIERS_AT + 8 * 2 * (X_STAGES + W_RINGS * W_STAGES + SUMS_BARRIERS) + 1024;  // room to align
+  static constexpr int BARRIERS = 2 * (X_STAGES + W_RINGS * W_STAGES + SUMS_BARRIERS);
+  static constexpr int SHARED_BYTES = BARRIERS_AT + 8 * BARRIERS + 1024;  // room to align
 
   static constexpr int PRODUCERS = 4;  // warps that bring x
   static constexpr int THREADS = 128 * (CONSUMERS + 2);
@@ -983,13 +984,14 @@ struct GemmSm90 {
     return make_uint4(word[0], word[1], word[2], word[3]);
   }
 
-  // A warp's rows to y, by itself: eight rows and a part of the positions at a time go through its own shared memory, each row
-  // as far past 16 bytes as it starts in y, or one sample further where that is odd, for they are laid in pairs. So they leave in
-  // 16-byte stores. What a part has behind its last 16 bytes becomes the beginning of the next. INSIDE: all samples of the
-  // group's positions are in y. ODD: whether such rows exist. `time`: of the group's first sample.
-  template <bool INSIDE, bool ODD>
-  __device__ void store_warp(const Accumulators& acc, const Tile& tile, long long time, int group, int thread,
+  // A warp's rows to y, by itself: eight rows and a part of the positions at a time go through its own shared memory, each
+  // row as far past 16 bytes as it starts in y, or one sample further where that is odd, for they are laid in pairs. So they
+  // leave in 16-byte stores. What a part has behind its last 16 bytes becomes the beginning of the next. EVEN: no row starts at
+  // an odd sample, and all samples of the group's positions are in y. `time`: of the group's first sample.
+  template <bool EVEN>
+  __device__ void store_warp(const Accumulators& acc, const Tile& tile, long long time, bool inside, int group, int thread,
                              const float (&bias)[2]) const {
+    constexpr int PAIR_WORDS = SIZE / 2;  // of two neighbouring samples, which a lane lays at once
     constexpr int ROW_PARTS = (GROUP_POSITIONS + PART_POSITIONS - 1) / PART_POSITIONS;
     constexpr int OF_PART = GROUP_POSITIONS / ROW_PARTS;
     static_assert(PART_POSITIONS == 32 * UNIT, "a lane has 16 bytes of a row");
@@ -999,7 +1001,7 @@ struct GemmSm90 {
     Element* const buffer =
         reinterpret_cast<Element*>(shared_pointer(OUT_AT + group * OUT_BYTES)) + warp * (8 * PART_PITCH);
     const auto shift_of = [](const Element* address) { return Out::misalignment(address); };
-    const auto is_odd = [](int shift) { return ODD && shift % 2 != 0; };
+    const auto is_odd = [](int shift) { return !EVEN && shift % 2 != 0; };
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row0 = row_of(group, thread, half) - mine;
@@ -1009,12 +1011,15 @@ struct GemmSm90 {
       Element* const y_mine = y0 + mine * call.y_stride_c;
       const int shift = shift_of(y_mine);
       Element* const row_mine = buffer + mine * PART_PITCH + shift + is_odd(shift);
-      const unsigned to = ptx::shared_address(row_mine + lane % 4 * 2);
+      // Rows begin at different words of 16 bytes, so lanes of two would meet in banks: one whose pairs lie beyond the others'
+      // 16 or 32 bytes of the row stores them with those of the next eight positions.
+      const bool late = lane % 4 * PAIR_WORDS + (shift + is_odd(shift)) * SIZE / 4 >= 4 * PAIR_WORDS;
+      const unsigned to = ptx::shared_address(row_mine + lane % 4 * 2) - (late ? 8 * SIZE : 0);
       const float alpha = mine < there ? alpha_after<Layer, float>(call.y_alpha, corner.of_all + row0 + mine) : 0.0f;
 #pragma unroll
       for (int part = 0; part < ROW_PARTS; ++part) {
         __syncwarp();
-        if (INSIDE && part > 0) {
+        if (part > 0) {
           if (lane < 8) {
             uint4* const row = reinterpret_cast<uint4*>(buffer + lane * PART_PITCH);
             row[0] = row[OF_PART / UNIT];
@@ -1023,6 +1028,14 @@ struct GemmSm90 {
         }
         // Eight words are made before the first is stored, or each would wait for a register of the one before it.
         constexpr int TOGETHER = 16 / SIZE;  // blocks of eight positions
+        unsigned kept[PAIR_WORDS] = {};      // of the block before
+        const auto lay = [&](int block, const unsigned(&pair)[PAIR_WORDS]) {
+          const unsigned at = to + block * (8 * SIZE);
+          if constexpr (SIZE == 4)
+            ptx::store_shared(at, pair[0], pair[1]);
+          else
+            ptx::store_shared(at, pair[0]);
+        };
 #pragma unroll
         for (int block0 = 0; block0 < OF_PART / 8; block0 += TOGETHER) {
           unsigned words[8] = {};
@@ -1039,22 +1052,35 @@ struct GemmSm90 {
           ptx::together(words);
 #pragma unroll
           for (int i = 0; i < TOGETHER && block0 + i < OF_PART / 8; ++i) {
-            const unsigned at = to + (block0 + i) * (8 * SIZE);
-            if constexpr (SIZE == 4)
-              ptx::store_shared(at, words[2 * i], words[2 * i + 1]);
-            else
-              ptx::store_shared(at, words[i]);
+            unsigned pair[PAIR_WORDS];
+#pragma unroll
+            for (int w = 0; w < PAIR_WORDS; ++w) {
+              const unsigned word = words[i * PAIR_WORDS + w];
+              pair[w] = late ? kept[w] : word;
+              kept[w] = word;
+            }
+            if (block0 + i > 0 || !late) lay(block0 + i, pair);
           }
         }
+        if (late) lay(OF_PART / 8, kept);
         __syncwarp();
         Element* const y = y0 + part * OF_PART;
-        if constexpr (!INSIDE) {
+        if (!EVEN && !inside) {
           const long long low = -time - part * OF_PART, high = low + call.out_length;
+#pragma unroll 1
           for (int row = 0; row < 8 && row < there; ++row) {
             Element* const of_row = y + row * call.y_stride_c;
             const Element* const from = buffer + row * PART_PITCH + shift_of(of_row) + is_odd(shift_of(of_row));
-            for (int i = lane; i < OF_PART; i += 32) {
-              if (i >= low && i < high) of_row[i] = from[i];
+#pragma unroll 1
+            for (int i = lane; i < OF_PART; i += 4 * 32) {
+              Element held[4];
+#pragma unroll
+              for (int k = 0; k < 4; ++k) held[k] = from[i + k * 32];
+#pragma unroll
+              for (int k = 0; k < 4; ++k) {
+                const int at = i + k * 32;
+                if (at < OF_PART && at >= low && at < high) of_row[at] = held[k];
+              }
             }
           }
         } else {
@@ -1071,7 +1097,7 @@ struct GemmSm90 {
               stores[i] = row < there && (OF_PART == PART_POSITIONS || lane < OF_PART / UNIT) &&
                           (part > 0 || lane > 0 || s == 0);
               of_row[i] += lane * UNIT - s;
-              held[i] = granule<ODD>(buffer + row * PART_PITCH + lane * UNIT, is_odd(s));
+              held[i] = granule<!EVEN>(buffer + row * PART_PITCH + lane * UNIT, is_odd(s));
             }
 #pragma unroll
             for (int i = 0; i < 4; ++i) ptx::store_if(stores[i], of_row[i], held[i]);
@@ -1094,12 +1120,11 @@ struct GemmSm90 {
     const long long time = first_position_of(tile, group) - Layer::PADDING;
     const bool even = reinterpret_cast<unsigned long long>(static_cast<const Element*>(call.y) + time) % (2 * SIZE) == 0 &&
                       (call.y_stride_c | call.y_stride_b) % 2 == 0;
-    if (time < 0 || time + GROUP_POSITIONS > call.out_length)
-      store_warp<false, true>(acc, tile, time, group, thread, bias);
-    else if (even)
-      store_warp<true, false>(acc, tile, time, group, thread, bias);
+    const bool inside = time >= 0 && time + GROUP_POSITIONS <= call.out_length;
+    if (inside && even)
+      store_warp<true>(acc, tile, time, inside, group, thread, bias);
     else
-      store_warp<true, true>(acc, tile, time, group, thread, bias);
+      store_warp<false>(acc, tile, time, inside, group, thread, bias);
   }
 
   // From registers to y. FAST: all samples of the group's positions are in y, and pairs are aligned.
@@ -1111,11 +1136,11 @@ struct GemmSm90 {
     const long long time = (first_position_of(tile, group) + q0) * Layer::STRIDE - Layer::PADDING;
     Element* const y =
         static_cast<Element*>(call.y) + tile.image * call.y_stride_b + corner.of_all * call.y_stride_c + time;
-    // Samples from here on are in y from `low` to `high`.
+    // Samples from here on are in y from `low` on, `count` of them.
     constexpr int MOST = GROUP_POSITIONS * Layer::STRIDE;
     const int low = static_cast<int>(time < 0 ? -time : 0);
-    const int high = call.out_length - time < MOST ? static_cast<int>(call.out_length - time) : MOST;
-    const auto inside = [&](int at) { return FAST || (at >= low && at < high); };
+    const int count = static_cast<int>(larger(0, smaller(call.out_length - time, MOST) - low));
+    const auto inside = [&](int at) { return static_cast<unsigned>(at - low) < static_cast<unsigned>(count); };
 #pragma unroll
     for (int block = 0; block < ROWS / 8; ++block) {
       float b[2], alpha[2];
@@ -1142,7 +1167,10 @@ struct GemmSm90 {
         } else {
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
-            if (real[e] && inside(at + phase[e])) to[e][at] = Storage::round(value[e]);
+            if constexpr (!FAST)
+              ptx::store_if(real[e] && inside(at + phase[e]), to[e] + at, Storage::round(value[e]));
+            else if (real[e])
+              to[e][at] = Storage::round(value[e]);
           }
         }
       }

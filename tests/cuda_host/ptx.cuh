@@ -282,11 +282,12 @@ inline void load_pair_if(bool first, bool second, const float* address, uint2& v
   load_if(first, address, v.x);
   load_if(second, address + 1, v.y);
 }
-inline void store_if(bool condition, void* address, uint4 value) {
+template <class Value>
+void store_if(bool condition, void* address, Value value) {
   host::touches_global_memory();
   if (!condition) return;
-  if (reinterpret_cast<std::uintptr_t>(address) % 16 != 0) host::fail("a store of 16 bytes is aligned");
-  std::memcpy(address, &value, 16);
+  if (reinterpret_cast<std::uintptr_t>(address) % sizeof(value) != 0) host::fail("a store is aligned");
+  std::memcpy(address, &value, sizeof(value));
 }
 inline unsigned turned(unsigned word) {
   const auto words = host::exchange<1>({word});
