@@ -744,7 +744,7 @@ struct GemmSm90 {
       const unsigned slice = w_slot(first_slot(group)) + (OWN_W ? 0 : group % SLICES * (64 * ROW_BYTES));
 #pragma unroll 1
       for (int tap = 0; tap < Layer::TAPS; ++tap) {
-        if (!w_is_here && (COUNT > 0 || RESIDENT || thread == 0)) 
+        if (!w_is_here && (COUNT > 0 || RESIDENT || thread == 0))
           ptx::mbarrier_wait(w_full(first_slot(group) + ring.w.slot), ring.w.parity);
         // With one stage of x, the next chunk cannot come before this one is released.
         const bool drain = PROMOTE || (X_STAGES == 1 && tap == Layer::TAPS - 1);
