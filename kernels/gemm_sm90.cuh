@@ -89,7 +89,7 @@ struct GemmSm90 {
   // together: each has a ring with its rows of them.
   static constexpr bool OWN_W = BY_ROWS && CONSUMERS == 2 && SLICES == 2 && !RESIDENT && CHUNKS <= X_STAGES;
   static constexpr int W_RINGS = OWN_W ? 2 : 1;
-  static constexpr int W_SLOT = W_BYTES / W_RINGS;
+  static constexpr int W_SLOTS = W_RINGS * W_STAGES, W_SLOT = W_BYTES / W_RINGS;  // of all rings; bytes of one
 
   // Output of a consumer group: a segment of samples for each channel (WHOLE), or for each position. Long segments are what
   // DRAM writes fastest, so all positions at once, and a part of the channels at a time where shared memory is short.
@@ -133,10 +133,10 @@ struct GemmSm90 {
 
   static constexpr int X_AT = 0;
   static constexpr int W_AT = X_AT + X_STAGES * X_BYTES;
-  static constexpr int OUT_AT = (W_AT + W_RINGS * W_STAGES * W_SLOT + 127) / 128 * 128;
+  static constexpr int OUT_AT = (W_AT + W_SLOTS * W_SLOT + 127) / 128 * 128;
   static constexpr int BARRIERS_AT = OUT_AT + (CONSUMERS * OUT_BYTES + 127) / 128 * 128;
   static constexpr int SUMS_BARRIERS = SPLITS > 1 ? CONSUMERS : 0;
-  static constexpr int BARRIERS = 2 * (X_STAGES + W_RINGS * W_STAGES + SUMS_BARRIERS);
+  static constexpr int BARRIERS = 2 * (X_STAGES + W_SLOTS + SUMS_BARRIERS);
   static constexpr int SHARED_BYTES = BARRIERS_AT + 8 * BARRIERS + 1024;  // room to align
 
   static constexpr int PRODUCERS = 4;  // warps that bring x
@@ -188,12 +188,11 @@ struct GemmSm90 {
 
   __device__ unsigned x_full(int s) const { return shared + BARRIERS_AT + 8 * s; }
   __device__ unsigned x_empty(int s) const { return x_full(X_STAGES + s); }
-  // Of the slots of all rings.
   __device__ unsigned w_full(int s) const { return x_full(2 * X_STAGES + s); }
-  __device__ unsigned w_empty(int s) const { return w_full(W_RINGS * W_STAGES + s); }
+  __device__ unsigned w_empty(int s) const { return w_full(W_SLOTS + s); }
   __device__ unsigned w_slot(int s) const { return shared + W_AT + s * W_SLOT; }
   __device__ static int first_slot(int group) { return OWN_W ? group * W_STAGES : 0; }
-  __device__ unsigned sums_full(int group) const { return x_full(2 * (X_STAGES + W_RINGS * W_STAGES) + group); }
+  __device__ unsigned sums_full(int group) const { return x_full(2 * (X_STAGES + W_SLOTS) + group); }
   __device__ unsigned sums_empty(int group) const { return sums_full(CONSUMERS + group); }
 
   // The blocks of a cluster take the same tiles, and each its own chunks.
@@ -635,8 +634,8 @@ struct GemmSm90 {
 
   // --- weights' way into shared memory ----------------------------------------------------------
 
-  // One thread of a ring.
-  __device__ void produce_w(int number) const {
+  // One thread, of the group whose ring it is or of both.
+  __device__ void produce_w(int group) const {
     ptx::wait_for_kernels_before();
     Ring ring;
     for (long long index = first_tile(); index < tiles; index += tile_step()) {
@@ -644,10 +643,10 @@ struct GemmSm90 {
       const char* from = static_cast<const char*>(call.w) +
                          ((static_cast<long long>(tile.group) * ROW_TILES + tile.row_tile) * CHUNKS + first_chunk()) *
                              (Layer::TAPS * W_BYTES) +
-                         number * W_SLOT;
+                         group * W_SLOT;
 #pragma unroll 1
       for (int entry = first_chunk() * Layer::TAPS; entry < end_chunk() * Layer::TAPS; ++entry) {
-        const int slot = number * W_STAGES + ring.slot;
+        const int slot = first_slot(group) + ring.slot;
         ptx::mbarrier_wait(w_empty(slot), ring.parity ^ 1);
         ptx::mbarrier_arrive_expect(w_full(slot), W_SLOT);
         ptx::bulk_load(w_slot(slot), from, W_SLOT, w_full(slot));
@@ -1270,7 +1269,7 @@ struct GemmSm90 {
         ptx::mbarrier_init(kernel.x_full(s), PRODUCERS);
         ptx::mbarrier_init(kernel.x_empty(s), CONSUMERS);
       }
-      for (int s = 0; s < W_RINGS * W_STAGES; ++s) {
+      for (int s = 0; s < W_SLOTS; ++s) {
         ptx::mbarrier_init(kernel.w_full(s), 1);
         ptx::mbarrier_init(kernel.w_empty(s), OWN_W ? 1 : CONSUMERS);
       }

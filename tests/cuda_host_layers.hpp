@@ -103,7 +103,9 @@ class Case {
     gridDim.x = static_cast<unsigned>(threads), blockDim.x = 1, threadIdx.x = 0;
     for (long long thread = 0; thread < threads; ++thread) {
       blockIdx.x = static_cast<unsigned>(thread);
+      has_waited = false;
       entry(Pack{w_.data(), packed_.data(), Layer::C_OUT * Layer::K, Layer::K, 1});
+      touches_global_memory();  // it did
     }
   }
 

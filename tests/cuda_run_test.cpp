@@ -279,6 +279,8 @@ TEST_F(Runs, GiveTheSameBitsOnAnyStreamAndForAnyImage) {
 // the one before it, and has few enough blocks for all of both to be on the GPU at once.
 TEST_F(Runs, ReadWhatTheOneBeforeWrote) {
   const Capture capture;
+  ASSERT_TRUE(capture.begin && capture.end && capture.destroy && capture.instantiate && capture.launch &&
+              capture.destroy_executable);
   constexpr int kRuns = 12;
   std::set<std::string_view> met;
   for (const char* word :
@@ -335,6 +337,9 @@ TEST_F(Runs, ReadWhatTheOneBeforeWrote) {
     }
   }
   EXPECT_TRUE(met.contains("depthwise") && met.contains("gemm_sm80") && met.contains("direct"));
+  if (here_->target.sm == 90) {
+    EXPECT_TRUE(met.contains("gemm_sm90"));
+  }
 }
 
 // --- many elements -------------------------------------------------------------------------------
