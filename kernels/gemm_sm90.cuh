@@ -85,9 +85,10 @@ struct GemmSm90 {
                                    SPLITS == 1;
   static constexpr int W_STAGES = RESIDENT ? W_ENTRIES : Schedule::W_STAGES;
   static constexpr int X_STAGES = Schedule::X_STAGES;
-  // Two groups that each have rows of their own, and all of a tile's x beside each other, need not go through the weights
-  // together: each has a ring with its rows of them.
-  static constexpr bool OWN_W = BY_ROWS && CONSUMERS == 2 && SLICES == 2 && !RESIDENT && CHUNKS <= X_STAGES;
+  // In 32 bits, two groups that each have rows of their own do not go through the weights together: each has a ring with its
+  // rows of them and refills it itself. A block has a warpgroup less then, and a thread registers for 256 positions at once.
+  // Nor do their outputs pass shared memory, as what four lanes have of a row is a sector of 32 bytes.
+  static constexpr bool OWN_W = BY_ROWS && SLICES == 2 && !RESIDENT && SIZE == 4;
   static constexpr int W_RINGS = OWN_W ? 2 : 1;
   static constexpr int W_SLOTS = W_RINGS * W_STAGES, W_SLOT = W_BYTES / W_RINGS;  // of all rings; bytes of one
 
@@ -103,12 +104,13 @@ struct GemmSm90 {
   }
   static constexpr int PITCH = pitch_from(segment_pitch<Element>(SEGMENT));
   static constexpr int OUT_MOST = (PLANES == 1 ? 20 : 10) * 1024;  // two planes take the room themselves
-  static constexpr int parts_from(int parts) {
-    const bool splits = WHOLE && TILE_CHANNELS * Layer::LIVE == ROWS && ROWS % (16 * parts) == 0 &&
-                        TILE_CHANNELS % (2 * parts) == 0;
-    return splits && TILE_CHANNELS / parts * PITCH * SIZE > OUT_MOST ? parts_from(2 * parts) : parts;
+  // The fewest that fit, or as many as there may be: each is whole channels and whole blocks of eight rows.
+  static constexpr int parts_from(int parts, int valid) {
+    if (!WHOLE || TILE_CHANNELS * Layer::LIVE != ROWS || TILE_CHANNELS / valid * PITCH * SIZE <= OUT_MOST || 8 * parts > ROWS)
+      return valid;
+    return parts_from(parts + 1, ROWS % (8 * parts) == 0 && TILE_CHANNELS % parts == 0 ? parts : valid);
   }
-  static constexpr int PARTS = parts_from(1);
+  static constexpr int PARTS = parts_from(2, 1);
   static constexpr int PART_CHANNELS = TILE_CHANNELS / PARTS;
   static constexpr int SEGMENTS = WHOLE ? PART_CHANNELS : GROUP_POSITIONS;
   // Split, it holds the sums of every block over this block's share of the positions instead: a row of the tile's rows for
@@ -123,10 +125,10 @@ struct GemmSm90 {
   static_assert(!DIRECT || WHOLE, "a channel's live phases are at most eight");
   // By rows, a warp stages 512 bytes of eight rows at a time.
   static constexpr int PART_POSITIONS = 512 / SIZE, PART_PITCH = PART_POSITIONS + 8;
-  static constexpr int STAGED_BYTES = SPLITS > 1 ? GROUP_POSITIONS * SUMS_PITCH * 4
-                                      : BY_ROWS  ? 4 * 8 * PART_PITCH * SIZE
-                                      : DIRECT   ? 0
-                                                 : SEGMENTS * PITCH * SIZE;
+  static constexpr int STAGED_BYTES = SPLITS > 1          ? GROUP_POSITIONS * SUMS_PITCH * 4
+                                      : DIRECT || OWN_W   ? 0
+                                      : BY_ROWS           ? 4 * 8 * PART_PITCH * SIZE
+                                                          : SEGMENTS * PITCH * SIZE;
   static constexpr int OUT_BYTES = STAGED_BYTES + 2 * ROWS * 4;  // and behind it the bias of two tiles' channels
   static constexpr bool MERGES = SPLITS > 1 && POSITIONS == 64;
   static_assert(GROUP_POSITIONS % SPLITS == 0 && SPLITS <= CHUNKS, "every block has chunks to sum and positions to store");
@@ -136,17 +138,21 @@ struct GemmSm90 {
   static constexpr int OUT_AT = (W_AT + W_SLOTS * W_SLOT + 127) / 128 * 128;
   static constexpr int BARRIERS_AT = OUT_AT + (CONSUMERS * OUT_BYTES + 127) / 128 * 128;
   static constexpr int SUMS_BARRIERS = SPLITS > 1 ? CONSUMERS : 0;
-  static constexpr int BARRIERS = 2 * (X_STAGES + W_SLOTS + SUMS_BARRIERS);
+  static constexpr int BARRIERS = 2 * (X_STAGES + SUMS_BARRIERS) + (OWN_W ? 1 : 2) * W_SLOTS;
   static constexpr int SHARED_BYTES = BARRIERS_AT + 8 * BARRIERS + 1024;  // room to align
 
   static constexpr int PRODUCERS = 4;  // warps that bring x
-  static constexpr int THREADS = 128 * (CONSUMERS + 2);
+  static constexpr int THREADS = 128 * (CONSUMERS + (OWN_W ? 1 : 2));
   // Of two consumer groups: they and the producers of x take registers from the warpgroup that needs few. More than the
   // launch's, and the block would wait for them forever.
   static constexpr bool MOVE_REGISTERS = CONSUMERS == 2;
-  static constexpr int LAST_REGISTERS = 24, CONSUMER_REGISTERS = BY_ROWS && GROUP_POSITIONS <= 192 ? 144 : 176;
-  static constexpr int PRODUCER_REGISTERS = 512 - LAST_REGISTERS - 2 * CONSUMER_REGISTERS;
-  static_assert(2 * CONSUMER_REGISTERS + PRODUCER_REGISTERS + LAST_REGISTERS == 512, "four warpgroups of 128 each");
+  static constexpr int LAUNCH_REGISTERS = 65536 / THREADS / 8 * 8;
+  static constexpr int LAST_REGISTERS = OWN_W ? 0 : 24;
+  static constexpr int CONSUMER_REGISTERS = OWN_W ? 192 : BY_ROWS && GROUP_POSITIONS <= 192 ? 144 : 176;
+  static constexpr int PRODUCER_REGISTERS = (OWN_W ? 504 : 512) - LAST_REGISTERS - 2 * CONSUMER_REGISTERS;
+  static_assert(!MOVE_REGISTERS || 2 * CONSUMER_REGISTERS + PRODUCER_REGISTERS + LAST_REGISTERS ==
+                                       THREADS / 128 * LAUNCH_REGISTERS,
+                "what the launch gave");
   static_assert(CONSUMERS <= 2 && PRODUCERS == 4, "four warpgroups at most");
 
   // Two samples that are neighbours in y are laid into shared memory at once: two phases, or, in 16 bits, a sample and its dead
@@ -189,10 +195,10 @@ struct GemmSm90 {
   __device__ unsigned x_full(int s) const { return shared + BARRIERS_AT + 8 * s; }
   __device__ unsigned x_empty(int s) const { return x_full(X_STAGES + s); }
   __device__ unsigned w_full(int s) const { return x_full(2 * X_STAGES + s); }
-  __device__ unsigned w_empty(int s) const { return w_full(W_SLOTS + s); }
+  __device__ unsigned w_empty(int s) const { return w_full(W_SLOTS + s); }  // unless OWN_W
   __device__ unsigned w_slot(int s) const { return shared + W_AT + s * W_SLOT; }
   __device__ static int first_slot(int group) { return OWN_W ? group * W_STAGES : 0; }
-  __device__ unsigned sums_full(int group) const { return x_full(2 * (X_STAGES + W_SLOTS) + group); }
+  __device__ unsigned sums_full(int group) const { return x_full(BARRIERS - 2 * SUMS_BARRIERS + group); }
   __device__ unsigned sums_empty(int group) const { return sums_full(CONSUMERS + group); }
 
   // The blocks of a cluster take the same tiles, and each its own chunks.
@@ -634,22 +640,27 @@ struct GemmSm90 {
 
   // --- weights' way into shared memory ----------------------------------------------------------
 
-  // One thread, of the group whose ring it is or of both.
-  __device__ void produce_w(int group) const {
+  __device__ const char* weights_of(const Tile& tile, int group) const {
+    return static_cast<const char*>(call.w) +
+           ((static_cast<long long>(tile.group) * ROW_TILES + tile.row_tile) * CHUNKS + first_chunk()) *
+               (Layer::TAPS * W_BYTES) +
+           (OWN_W ? group * W_SLOT : 0);
+  }
+  __device__ void ask(const char* from, int slot) const {
+    ptx::mbarrier_arrive_expect(w_full(slot), W_SLOT);
+    ptx::bulk_load(w_slot(slot), from, W_SLOT, w_full(slot));
+  }
+
+  // One thread, for all groups.
+  __device__ void produce_w() const {
     ptx::wait_for_kernels_before();
     Ring ring;
     for (long long index = first_tile(); index < tiles; index += tile_step()) {
-      const Tile tile = tile_at(index);
-      const char* from = static_cast<const char*>(call.w) +
-                         ((static_cast<long long>(tile.group) * ROW_TILES + tile.row_tile) * CHUNKS + first_chunk()) *
-                             (Layer::TAPS * W_BYTES) +
-                         group * W_SLOT;
+      const char* from = weights_of(tile_at(index), 0);
 #pragma unroll 1
       for (int entry = first_chunk() * Layer::TAPS; entry < end_chunk() * Layer::TAPS; ++entry) {
-        const int slot = first_slot(group) + ring.slot;
-        ptx::mbarrier_wait(w_empty(slot), ring.parity ^ 1);
-        ptx::mbarrier_arrive_expect(w_full(slot), W_SLOT);
-        ptx::bulk_load(w_slot(slot), from, W_SLOT, w_full(slot));
+        ptx::mbarrier_wait(w_empty(ring.slot), ring.parity ^ 1);
+        ask(from, ring.slot);
         from += W_BYTES;
         ring.template next<W_STAGES>();
       }
@@ -657,10 +668,29 @@ struct GemmSm90 {
     }
   }
 
+  // Of a group with a ring of its own: the entry it asks for next, maybe of a later tile.
+  struct Next {
+    long long tile;
+    int entry;
+    const char* from;
+  };
+  __device__ void ask_next(Next& next, int group, int slot) const {
+    if (next.tile >= tiles) return;
+    ask(next.from, slot);
+    next.from += W_BYTES;
+    if (++next.entry < W_ENTRIES) return;
+    next.entry = 0;
+    next.tile += tile_step();
+    if constexpr (ROW_TILES * Layer::GROUPS == 1)
+      next.from -= W_ENTRIES * W_BYTES;
+    else if (next.tile < tiles)
+      next.from = weights_of(tile_at(next.tile), group);
+  }
+
   // --- consumers --------------------------------------------------------------------------------
 
-  // By rows, 256 positions are two instructions: one would need more registers than the launch gives a thread.
-  static constexpr int BLOCK_POSITIONS = !BY_ROWS ? 64 : GROUP_POSITIONS <= 192 ? GROUP_POSITIONS : 128;
+  // By rows, all of a group's positions are one instruction, unless it needs more registers than the launch gives a thread.
+  static constexpr int BLOCK_POSITIONS = !BY_ROWS ? 64 : OWN_W || GROUP_POSITIONS <= 192 ? GROUP_POSITIONS : 128;
   static constexpr int BLOCK_COLUMNS = BY_ROWS ? BLOCK_POSITIONS : ROWS;
   static_assert(GROUP_POSITIONS % BLOCK_POSITIONS == 0);
   using Accumulators = float[GROUP_POSITIONS / BLOCK_POSITIONS][BLOCK_COLUMNS / 2];
@@ -720,7 +750,7 @@ struct GemmSm90 {
   // The sums of the first COUNT of a group's blocks of positions. Without any, thread 0 gives the slots back unread; the others
   // wait for it behind the loop, as a thread two phases behind a barrier would not see it move.
   template <int COUNT>
-  __device__ void sum(Accumulators& acc, Rings& ring, int group, int thread, bool w_is_here) const {
+  __device__ void sum(Accumulators& acc, Rings& ring, Next& next, int group, int thread, bool w_is_here) const {
     [[maybe_unused]] bool first = true;
     if constexpr (PROMOTE && COUNT > 0) {
 #pragma unroll
@@ -732,7 +762,10 @@ struct GemmSm90 {
     int x_held = -1, w_held = -1;  // slots that products still in flight read
     const auto release = [&] {
       if (thread == 0) {
-        if (!RESIDENT && w_held >= 0) ptx::mbarrier_arrive(w_empty(w_held));
+        if (OWN_W && w_held >= 0)
+          ask_next(next, group, w_held);
+        else if (!RESIDENT && w_held >= 0)
+          ptx::mbarrier_arrive(w_empty(w_held));
         if (x_held >= 0) ptx::mbarrier_arrive(x_empty(x_held));
       }
       w_held = x_held = -1;
@@ -790,6 +823,11 @@ struct GemmSm90 {
     if (in_turns && group == 1) ptx::barrier_arrive(turn_of(0), 256);
     ptx::wait_for_kernels_before();
     Rings ring;
+    Next next{};
+    if (OWN_W && thread == 0) {
+      next = {first_tile(), 0, weights_of(tile_at(first_tile()), group)};
+      for (int s = 0; s < W_STAGES; ++s) ask_next(next, group, first_slot(group) + s);
+    }
     unsigned turn = 0;  // of the tiles that this group stores
     for (long long index = first_tile(); index < tiles; index += tile_step()) {
       const Tile tile = tile_at(index);
@@ -814,11 +852,11 @@ struct GemmSm90 {
       constexpr int BLOCKS = GROUP_POSITIONS / BLOCK_POSITIONS;
       const long long count = (end_position - position + BLOCK_POSITIONS - 1) / BLOCK_POSITIONS;
       if (count > BLOCKS / 2)
-        sum<BLOCKS>(acc, ring, group, thread, w_is_here);
+        sum<BLOCKS>(acc, ring, next, group, thread, w_is_here);
       else if (BLOCKS > 1 && count > 0)
-        sum<(BLOCKS + 1) / 2>(acc, ring, group, thread, w_is_here);
+        sum<(BLOCKS + 1) / 2>(acc, ring, next, group, thread, w_is_here);
       else
-        sum<0>(acc, ring, group, thread, w_is_here);
+        sum<0>(acc, ring, next, group, thread, w_is_here);
       if (in_turns && (group == 0 || index + tile_step() < tiles)) ptx::barrier_arrive(turn_of(1 - group), 256);
       if (count <= 0) continue;
       // Each of these has a barrier of the group before it reads them.
@@ -1114,13 +1152,87 @@ struct GemmSm90 {
       }
     }
   }
+  // Of 32 bits, from registers. Each lane has two neighbours, four lanes eight; a pair that lies beyond the others' sector of
+  // 32 bytes leaves with those of the next eight positions. Rows that start at an odd sample take the second of a pair from
+  // the lane after, or from the next eight positions'. EVEN: there are none.
+  template <bool EVEN>
+  __device__ void store_sectors(const Accumulators& acc, const Tile& tile, long long time, int group, int thread,
+                                const float (&bias)[2]) const {
+    constexpr int BLOCKS = GROUP_POSITIONS / 8;
+    const int lane = thread % 32, place = lane % 4;
+    const Corner corner = corner_of(tile);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = row_of(group, thread, half);
+      const bool real = Layer::C_OUT % ROWS == 0 || corner.channel + row < Layer::C_OUT;
+      Element* const y = static_cast<Element*>(call.y) + tile.image * call.y_stride_b +
+                         (corner.of_all + row) * call.y_stride_c + time;
+      const float alpha = real ? alpha_after<Layer, float>(call.y_alpha, corner.of_all + row) : 0.0f;
+      const auto value = [&](int block, int e) {
+        const int j = block * 8 % BLOCK_COLUMNS / 2 + half * 2 + e;
+        return after<Layer>(acc[block * 8 / BLOCK_COLUMNS][j] + bias[half], alpha);
+      };
+      const bool odd = !EVEN && reinterpret_cast<unsigned long long>(y) % 8 != 0;
+      const bool late = (reinterpret_cast<unsigned long long>(y + odd) / 8 + place) % 4 < place;
+      Element* const to = y + place * 2 + odd - (late ? 8 : 0);
+      float kept[2] = {}, first = value(0, 0);
+      if (odd && place == 0 && real) y[0] = first;
+#pragma unroll
+      for (int block = 0; block <= BLOCKS; ++block) {
+        float pair[2] = {};
+        if (block < BLOCKS) {
+          pair[0] = first, pair[1] = value(block, 1);
+          if (block + 1 < BLOCKS) first = value(block + 1, 0);
+          if constexpr (!EVEN) {
+            const float from_next = ptx::of_lane(place == 0 ? first : pair[0], lane / 4 * 4 + (place + 1) % 4);
+            if (odd) pair[0] = pair[1], pair[1] = from_next;
+          }
+        }
+        // The last sample of an odd row has no neighbour.
+        const int last = late ? block - 1 : block;
+        const bool alone = odd && place == 3 && last == BLOCKS - 1;
+        ptx::store_if(real && last >= 0 && last < BLOCKS && !alone, to + block * 8, late ? kept[0] : pair[0],
+                      late ? kept[1] : pair[1]);
+        if (block == BLOCKS - 1 && odd && place == 3 && real) y[GROUP_POSITIONS - 1] = pair[0];
+        kept[0] = pair[0], kept[1] = pair[1];
+      }
+    }
+  }
+  // A group some of whose samples are not in y.
+  __device__ void store_some(const Accumulators& acc, const Tile& tile, long long time, int group, int thread,
+                             const float (&bias)[2]) const {
+    const Corner corner = corner_of(tile);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = row_of(group, thread, half);
+      const bool real = Layer::C_OUT % ROWS == 0 || corner.channel + row < Layer::C_OUT;
+      const long long first = time + thread % 4 * 2;
+      Element* const y = static_cast<Element*>(call.y) + tile.image * call.y_stride_b +
+                         (corner.of_all + row) * call.y_stride_c + first;
+      const float alpha = real ? alpha_after<Layer, float>(call.y_alpha, corner.of_all + row) : 0.0f;
+#pragma unroll
+      for (int j = 0; j < GROUP_POSITIONS / 4; ++j) {
+        const int at = j / 2 * 8 + j % 2;
+        const float sum = acc[at / BLOCK_COLUMNS][at % BLOCK_COLUMNS / 8 * 4 + half * 2 + j % 2];
+        if (real && first + at >= 0 && first + at < call.out_length)
+          y[at] = Storage::round(after<Layer>(sum + bias[half], alpha));
+      }
+    }
+  }
   __device__ void store_by_rows(const Accumulators& acc, const Tile& tile, int group, int thread,
                                 const float (&bias)[2]) const {
     const long long time = first_position_of(tile, group) - Layer::PADDING;
     const bool even = reinterpret_cast<unsigned long long>(static_cast<const Element*>(call.y) + time) % (2 * SIZE) == 0 &&
                       (call.y_stride_c | call.y_stride_b) % 2 == 0;
     const bool inside = time >= 0 && time + GROUP_POSITIONS <= call.out_length;
-    if (inside && even)
+    if constexpr (OWN_W) {
+      if (!inside)
+        store_some(acc, tile, time, group, thread, bias);
+      else if (even)
+        store_sectors<true>(acc, tile, time, group, thread, bias);
+      else
+        store_sectors<false>(acc, tile, time, group, thread, bias);
+    } else if (inside && even)
       store_warp<true>(acc, tile, time, inside, group, thread, bias);
     else
       store_warp<false>(acc, tile, time, inside, group, thread, bias);
@@ -1257,7 +1369,7 @@ struct GemmSm90 {
 
   template <int COUNT>
   __device__ static void take_registers() {
-    if constexpr (MOVE_REGISTERS) ptx::registers_change<65536 / THREADS, COUNT>();
+    if constexpr (MOVE_REGISTERS) ptx::registers_change<LAUNCH_REGISTERS, COUNT>();
   }
 
   __device__ static void run(const Call& call) {
@@ -1271,7 +1383,7 @@ struct GemmSm90 {
       }
       for (int s = 0; s < W_SLOTS; ++s) {
         ptx::mbarrier_init(kernel.w_full(s), 1);
-        ptx::mbarrier_init(kernel.w_empty(s), OWN_W ? 1 : CONSUMERS);
+        if (!OWN_W) ptx::mbarrier_init(kernel.w_empty(s), CONSUMERS);
       }
       if constexpr (SPLITS > 1) {
         for (int group = 0; group < CONSUMERS; ++group) {
@@ -1295,10 +1407,9 @@ struct GemmSm90 {
         kernel.template produce_x<1>(warp - 4 * CONSUMERS, threadIdx.x % 32);
       else
         kernel.template produce_x<MERGES ? 1 : 2>(warp - 4 * CONSUMERS, threadIdx.x % 32);
-    } else {
+    } else if constexpr (!OWN_W) {
       take_registers<LAST_REGISTERS>();
-      const int ring = warp - 4 * CONSUMERS - PRODUCERS;
-      if (ring < W_RINGS && threadIdx.x % 32 == 0) kernel.produce_w(ring);
+      if (warp == 4 * CONSUMERS + PRODUCERS && threadIdx.x % 32 == 0) kernel.produce_w();
     }
   }
 

@@ -223,6 +223,12 @@ __device__ __forceinline__ void store_if(bool condition, void* address, uint4 va
                : "memory");
 }
 
+__device__ __forceinline__ void store_if(bool condition, void* address, float first, float second) {
+  asm volatile("{ .reg .pred p; setp.ne.s32 p, %0, 0;\n"
+               "@p st.global.v2.f32 [%1], {%2, %3}; }" ::"r"(static_cast<int>(condition)),
+               "l"(address), "f"(first), "f"(second)
+               : "memory");
+}
 __device__ __forceinline__ void store_if(bool condition, void* address, unsigned short value) {
   asm volatile("{ .reg .pred p; setp.ne.s32 p, %0, 0;\n@p st.global.b16 [%1], %2; }" ::"r"(static_cast<int>(condition)),
                "l"(address), "h"(value)
@@ -233,6 +239,8 @@ __device__ __forceinline__ void store_if(bool condition, void* address, float va
                "l"(address), "f"(value)
                : "memory");
 }
+
+__device__ __forceinline__ float of_lane(float value, int lane) { return __shfl_sync(~0u, value, lane); }
 
 // The 8 x 8 elements of 16 bits that a warp holds, two of a row (lane/4) in each lane, turned.
 __device__ __forceinline__ unsigned turned(unsigned word) {

@@ -105,7 +105,7 @@ TEST(GemmSm90OnTheHost, GroupsMultiplyInTurns) {
   static_assert(Kernel::IN_TURNS);
   run_sizes<Layer, Schedule>(2 * Kernel::MANY_TILES * Kernel::POSITIONS + 70);
 }
-// Each with a ring of its own rows of the weights.
+// Each with a ring of its own rows of the weights; outputs leave as sectors, of rows that start anywhere in one.
 TEST(GemmSm90OnTheHost, GroupsOfRowsBringTheirOwnWeights) {
   using Layer = LayerOf<AsTf32, 100, 120, 3, 1, 1, 1, true>;
   using Schedule = ByRows<128, 128, 2, 4, 3>;
@@ -113,6 +113,16 @@ TEST(GemmSm90OnTheHost, GroupsOfRowsBringTheirOwnWeights) {
   static_assert(Kernel::OWN_W);
   run_sizes<Layer, Schedule>(700);
   run_sizes<LayerOf<AsTf32, 64, 128, 2, 1, 3, 0, false>, ByRows<128, 256, 2, 2, 2>>(600);
+  run_sizes<LayerOf<AsTf32, 32, 200, 3, 1, 1, 2, true, Activation::relu>, ByRows<128, 256, 2, 2, 2>>(801);
+}
+// Five and seven phases, the outputs of 120 rows in three parts.
+TEST(GemmSm90OnTheHost, RowsOfManyTiles) {
+  using Layer = LayerOf<AsInteger, 64, 30, 10, 5, 1, 2, true>;
+  using Schedule = ScheduleOf<120, 2, 2, 2, 4>;
+  static_assert(GemmSm90<Layer, Schedule>::PARTS == 3);
+  run_sizes<Layer, Schedule>(500);
+  run_sizes<LayerOf<AsTf32, 40, 24, 10, 5, 1, 1, false>, ScheduleOf<120, 2, 2, 2, 3>>(300);
+  run_sizes<LayerOf<AsInteger, 24, 16, 14, 7, 1, 3, true, Activation::relu>, ScheduleOf<112, 1, 2, 2, 3>>(200);
 }
 TEST(GemmSm90OnTheHost, ThreeTermsPromoteTheirSums) {
   run_sizes<LayerOf<AsF32, 64, 70, 3, 1, 1, 1, true>, ScheduleOf<80, 1, 2, 2, 3>>(150);

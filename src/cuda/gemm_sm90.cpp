@@ -33,9 +33,10 @@ struct Shape : Gemm {
   [[nodiscard]] bool resident(const Schedule& s) const {
     return same_weights(s) && weight_entries() <= s.weight_stages;
   }
-  // Whether each of two groups has a ring with its rows of the weights, as all of a tile's x is there at once.
+  // Whether each of two groups has a ring with its rows of the weights, which it refills itself, and no room for
+  // outputs.
   [[nodiscard]] bool own_weights(const Schedule& s) const {
-    return s.by_rows && s.warpgroups == 2 && s.rows == 128 && !resident(s) && chunks <= s.stages;
+    return s.by_rows && s.rows == 128 && element_bytes == 4 && !resident(s);
   }
   // What a lane of a producer loads of a chunk, as pairs of positions of 16 bytes of channels; a few rows past whole
   // rounds are no item.
@@ -52,8 +53,8 @@ struct Shape : Gemm {
 
 constexpr std::int64_t kItemsOfBatch = 10;  // what the kernel's Items lets the registers hold, of 16-byte pairs
 
-// Of the consumers, and a group each that brings x and w.
-int threads(const Schedule& s) { return 128 * (s.warpgroups + 2); }
+// Of the consumers, of the group that brings x, and of one that asks for w.
+int threads(const Shape& shape, const Schedule& s) { return 128 * (s.warpgroups + (shape.own_weights(s) ? 1 : 2)); }
 
 std::int64_t positions_of_group(const Schedule& s) {
   return s.positions * (s.by_rows ? s.rows / 64 : 1) / s.warpgroups;
@@ -73,14 +74,16 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   }
   const std::int64_t most = shape.planes == 1 ? 20 << 10 : 10 << 10;  // bytes of a group; beyond, it stores in parts
   std::int64_t parts = 1;
-  while (whole && channels * shape.live == s.rows && s.rows % (16 * parts) == 0 && channels % (2 * parts) == 0 &&
-         channels / parts * pitch * shape.element_bytes > most)
-    parts *= 2;
+  for (std::int64_t more = 2; whole && channels * shape.live == s.rows && 8 * more <= s.rows &&
+                              channels / parts * pitch * shape.element_bytes > most;
+       ++more) {
+    if (s.rows % (8 * more) == 0 && channels % more == 0) parts = more;
+  }
   const std::int64_t segments = whole ? channels / parts : group_positions;
   // Split, sums of each position in a pitch of 8 modulo 32 instead; and the bias of a channel a row at most, of two
   // tiles.
   const std::int64_t rows = s.rows;
-  const std::int64_t staged = s.by_rows         ? std::int64_t{32} * (512 + 8 * shape.element_bytes)
+  const std::int64_t staged = s.by_rows ? shape.own_weights(s) ? 0 : std::int64_t{32} * (512 + 8 * shape.element_bytes)
                               : s.splits > 1    ? 4 * group_positions * (rows + (40 - rows % 32) % 32)
                               : shape.direct(p) ? 0
                                                 : segments * pitch * shape.element_bytes;
@@ -89,8 +92,9 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
       shape.same_weights(s) ? std::min<std::int64_t>(s.weight_stages, shape.weight_entries()) : s.weight_stages;
   const std::int64_t out_at = ceil_div(s.stages * x_bytes + w_stages * shape.weight_bytes(s), 128) * 128;
   const std::int64_t rings = shape.own_weights(s) ? 2 : 1;  // of half the rows each
-  const std::int64_t barriers = s.stages + rings * w_stages + (s.splits > 1 ? s.warpgroups : 0);
-  return out_at + ceil_div(s.warpgroups * out_bytes, 128) * 128 + 16 * barriers + 1024;
+  const std::int64_t barriers =
+      2 * (s.stages + (s.splits > 1 ? s.warpgroups : 0)) + (shape.own_weights(s) ? 1 : 2) * rings * w_stages;
+  return out_at + ceil_div(s.warpgroups * out_bytes, 128) * 128 + 8 * barriers + 1024;
 }
 
 std::optional<std::string> refuse(const Problem& p, const Target& target) {
@@ -102,29 +106,52 @@ std::optional<std::string> refuse(const Problem& p, const Target& target) {
   return std::nullopt;
 }
 
+// What all tiles of a call take, in rows multiplied by one tap. A tile takes as long as its rows, or, `least`, as to
+// bring x.
+std::int64_t time_of_tiles(const Shape& shape, int rows, std::int64_t least) {
+  constexpr std::int64_t kTile = 16;  // what else a tile takes
+  const std::int64_t products = shape.taps * shape.terms;
+  return shape.row_tiles({.rows = rows}) * (std::max(products * rows, least) + products * kTile);
+}
+
 // wgmma's N, as kernels/wgmma.cuh has it: the fewest tiles, then the fewest rows that are padding.
 int rows_of_tile(const Shape& shape) {
   constexpr int kRows[] = {8, 16, 24, 32, 40, 48, 64, 80, 96, 128};
   int best = 128;
-  std::int64_t best_padded = -1;
+  std::int64_t best_time = -1;
   for (const int rows : kRows) {
-    const Schedule s{.rows = rows};
     if (shape.row_bytes * rows % 1024 != 0) continue;  // a ring slot starts where the swizzle does
-    if (rows < 64 && shape.row_tiles(s) > 1) continue;
-    const std::int64_t padded = shape.row_tiles(s) * (rows + 16);  // 16: what a tile costs whatever its rows
-    if (best_padded < 0 || padded < best_padded) best = rows, best_padded = padded;
+    if (rows < 64 && shape.row_tiles({.rows = rows}) > 1) continue;
+    const std::int64_t time = time_of_tiles(shape, rows, 0);
+    if (best_time < 0 || time < best_time) best = rows, best_time = time;
   }
   return best;
+}
+
+// Of a call of many tiles, where it counts how often x is brought: that takes as long as 240 rows of one tap. Of 5, 6,
+// 7 or 10 phases there are more in 112 or 120 rows than in 80 or 96, with as little padding.
+int rows_of_many_tiles(const Shape& shape, int rows) {
+  constexpr std::int64_t kBring = 240;
+  for (const int more : {112, 120}) {
+    if (shape.row_bytes * more % 1024 == 0 && time_of_tiles(shape, more, kBring) < time_of_tiles(shape, rows, kBring))
+      rows = more;
+  }
+  return rows;
 }
 
 std::vector<Schedule> schedules(const Problem& p, const Target& target) {
   const Shape shape(p);
   const int rows = rows_of_tile(shape);
   const auto room = static_cast<std::int64_t>(target.smem_per_block.value);
+  // A block that leaves more to L1 has more loads of x on their way: up to a seventh faster. The next step of what
+  // shared memory may be, of which the system takes 1 KiB.
+  constexpr std::int64_t kLeavesL1 = 195 << 10;
+  // Two slots of weights do not keep up with the products: a fifth slower.
+  constexpr int kFewSlots = 3;
   std::vector<Schedule> all;
-  const auto add = [&](int positions, int warpgroups, int splits, bool by_rows = false) {
+  const auto add = [&](int tile_rows, int positions, int warpgroups, int splits, bool by_rows = false) {
     Schedule s{.positions = positions,
-               .rows = rows,
+               .rows = tile_rows,
                .stages = shape.direct(p) && shape.planes == 1 && splits == 1 ? 3 : 2,
                .weight_stages = 4,
                .warpgroups = warpgroups,
@@ -134,12 +161,8 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
     if (shape.same_weights(s)) s.weight_stages = static_cast<int>(std::min<std::int64_t>(shape.weight_entries(), 64));
     // All weights stay where they fit, else four slots of them, else fewer of both.
     if (!fits(s)) s.weight_stages = 4;
-    // Or three, where all of a tile's x is there: then a group may store while the other multiplies.
-    if (Schedule apart = s; shape.chunks > s.stages && positions == 256) {
-      apart.stages = static_cast<int>(shape.chunks);
-      apart.weight_stages = 3;
-      if (shape.own_weights(apart) && fits(apart)) s = apart;
-    }
+    // Groups with rings of their own may be that far apart in x.
+    if (shape.own_weights(s)) s.stages = 3, s.weight_stages = kFewSlots;
     if (!fits(s)) s.stages = 2;
     if (!fits(s)) s.weight_stages = 2;
     if (!fits(s)) s.stages = 1;
@@ -148,7 +171,7 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
     while (s.weight_stages < 8 && s.weight_stages < shape.weight_entries()) {
       Schedule more = s;
       ++more.weight_stages;
-      if (!fits(more)) break;
+      if (shared_bytes(p, more) > (s.weight_stages < kFewSlots ? room : kLeavesL1)) break;
       s = more;
     }
     all.push_back(s);
@@ -158,25 +181,26 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
   // Three terms have a second set of sums beside the accumulators. Where a window of 512 comes in two batches, it was a
   // quarter slower than one of 256 under five taps and a little faster under three.
   if (rows <= 64 && shape.planes == 1 && (shape.items(512) <= kItemsOfBatch || shape.taps <= 3))
-    add(512, 2, 1, by_rows);
+    add(rows, 512, 2, 1, by_rows);
   // A window of 192 positions leaves a producer registers for two chunks at a time: faster than 256 positions where the
   // weights stay. Others would come again for fewer positions.
   const bool stay =
       shape.same_weights({.rows = rows}) && shape.weight_entries() * shape.weight_bytes({.rows = rows}) <= 96 << 10;
   if (by_rows && rows == 128 && shape.element_bytes == 2 && stay && shape.span() <= 6)
-    add(184, 2, 1, true);
+    add(rows, 184, 2, 1, true);
   else if (rows <= 64 || shape.planes == 1)
-    add(256, 2, 1, by_rows);
-  add(128, 2, 1, by_rows && rows == 128);
-  add(64, 1, 1);
+    add(rows, 256, 2, 1, by_rows);
+  if (const int more = rows_of_many_tiles(shape, rows); more != rows && shape.planes == 1) add(more, 256, 2, 1);
+  add(rows, 128, 2, 1, by_rows && rows == 128);
+  add(rows, 64, 1, 1);
   // For calls of a few tiles. A shorter sum takes no longer than the exchange of its parts.
   constexpr std::int64_t kLongSum = 4;  // chunks
   for (int splits = 2; splits <= 8 && shape.chunks >= std::max<std::int64_t>(kLongSum, splits); splits *= 2)
-    add(64, 1, splits);
+    add(rows, 64, 1, splits);
   return all;
 }
 
-// The same image for every schedule of a problem: they share their rows.
+// The same image for every schedule with the same rows.
 std::int64_t packed_bytes(const Problem& p, const Schedule& s) {
   const Shape shape(p);
   return shape.groups * shape.row_tiles(s) * shape.weight_entries() * shape.weight_bytes(s);
@@ -201,7 +225,7 @@ std::string source(const Layer& layer, const Target&, const Schedule& s) {
       "extern \"C\" __global__ void pack(const __grid_constant__ tconv::Pack call) {{\n"
       "  Gemm::pack(call);\n}}\n",
       gemm_layer(layer), s.rows, positions_of_group(s), s.warpgroups, s.stages, s.weight_stages, s.splits, s.by_rows,
-      shared_bytes(p, s), threads(s), packed_bytes(p, s));
+      shared_bytes(p, s), threads(shape, s), packed_bytes(p, s));
 }
 
 Launch pack_launch(const Problem& p, const Schedule& s) {
@@ -229,7 +253,7 @@ Launch launch(const Workload& workload, const Target& target, const Schedule& s)
   const double usable = s.splits > 2 ? 0.85 : 1.0;
   const auto resident = std::max<std::int64_t>(1, static_cast<std::int64_t>(usable * target.sms.value / s.splits));
   return {.blocks = std::min(tiles(workload, s), resident) * s.splits,
-          .threads = threads(s),
+          .threads = threads(Shape(workload.problem), s),
           .shared_bytes = static_cast<int>(shared_bytes(workload.problem, s)),
           .cluster = s.splits};
 }

@@ -45,7 +45,7 @@ struct Solver {
   // __grid_constant__ Pack)`. Both may be launched beside the end of the kernel before them, and wait for it themselves
   // (kernels/ptx.cuh, "kernels in a row"). Only integers and names of our own tables enter the text.
   std::string (*source)(const Layer&, const Target&, const Schedule&);
-  // Schedules with the same rows, warpgroups and packed bytes read one image of the weights; see also one_image.
+  // Schedules with the same rows and packed bytes read one image of the weights; see also one_image.
   std::int64_t (*packed_bytes)(const Problem&, const Schedule&);
   Launch (*pack_launch)(const Problem&, const Schedule&);
   Launch (*launch)(const Workload&, const Target&, const Schedule&);

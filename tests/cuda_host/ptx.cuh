@@ -289,6 +289,12 @@ void store_if(bool condition, void* address, Value value) {
   if (reinterpret_cast<std::uintptr_t>(address) % sizeof(value) != 0) host::fail("a store is aligned");
   std::memcpy(address, &value, sizeof(value));
 }
+inline void store_if(bool condition, void* address, float first, float second) {
+  store_if(condition, address, uint2{__float_as_uint(first), __float_as_uint(second)});
+}
+inline float of_lane(float value, int lane) {
+  return __uint_as_float(host::exchange<1>({__float_as_uint(value)})[static_cast<std::size_t>(lane)][0]);
+}
 inline unsigned turned(unsigned word) {
   const auto words = host::exchange<1>({word});
   const unsigned lane = threadIdx.x % 32, column = lane / 4;
