@@ -5,8 +5,8 @@
 // row, so all taps and all phases multiply from that one copy. The weights were packed in the very bytes of shared
 // memory, and a bulk copy brings each (chunk, tap) of them.
 //
-// Warps: 4 a consumer group (wgmma and the epilogue), 4 that bring x, one or two that ask for w, which bulk copies bring, and
-// those that only complete their warpgroup. Blocks are persistent.
+// Warps: 4 a consumer group (wgmma and the epilogue), 4 that bring x, one that asks for w, which bulk copies bring, unless the
+// groups do that themselves, and those that only complete its warpgroup. Blocks are persistent.
 //
 // Layer:    C_IN, C_OUT (of one group), GROUPS, K, STRIDE, PADDING, GAP, LIVE, STEP, TAPS, JUMP, BIAS, Storage, and its
 //           activations (activation.cuh). Tap number t of every phase reads x[position - t * JUMP]; see src/cuda/layer.hpp.
@@ -125,10 +125,10 @@ struct GemmSm90 {
   static_assert(!DIRECT || WHOLE, "a channel's live phases are at most eight");
   // By rows, a warp stages 512 bytes of eight rows at a time.
   static constexpr int PART_POSITIONS = 512 / SIZE, PART_PITCH = PART_POSITIONS + 8;
-  static constexpr int STAGED_BYTES = SPLITS > 1          ? GROUP_POSITIONS * SUMS_PITCH * 4
-                                      : DIRECT || OWN_W   ? 0
-                                      : BY_ROWS           ? 4 * 8 * PART_PITCH * SIZE
-                                                          : SEGMENTS * PITCH * SIZE;
+  static constexpr int STAGED_BYTES = SPLITS > 1        ? GROUP_POSITIONS * SUMS_PITCH * 4
+                                      : DIRECT || OWN_W ? 0
+                                      : BY_ROWS         ? 4 * 8 * PART_PITCH * SIZE
+                                                        : SEGMENTS * PITCH * SIZE;
   static constexpr int OUT_BYTES = STAGED_BYTES + 2 * ROWS * 4;  // and behind it the bias of two tiles' channels
   static constexpr bool MERGES = SPLITS > 1 && POSITIONS == 64;
   static_assert(GROUP_POSITIONS % SPLITS == 0 && SPLITS <= CHUNKS, "every block has chunks to sum and positions to store");
