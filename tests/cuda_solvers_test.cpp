@@ -236,15 +236,43 @@ TEST(Depthwise, RowsOfFewPositionsShareABlock) {
 }
 
 // One image serves every schedule of a layer: the host packs once.
-TEST(GemmSm90, SchedulesShareTheirImage) {
+// Of calls of many tiles, one may have more rows, and an image of its own.
+TEST(GemmSm90, SchedulesOfTheSameRowsShareTheirImage) {
   const Target& h100 = *find_target("h100");
-  for (const char* word : {"i512_o256_l100_k16_s8_p4_f16", "i32_o64_l100_k3_s2_p1_d2_tf32", "i40_o24_l100_k10_s5_tf32",
-                           "i1026_o1_l100_k1024_s256_f16", "i128_o128_l100_k3_s1_f16"}) {
+  for (const auto& [word, more] : std::vector<std::pair<const char*, int>>{{"i512_o256_l100_k16_s8_p4_f16", 0},
+                                                                           {"i32_o64_l100_k3_s2_p1_d2_tf32", 0},
+                                                                           {"i40_o24_l100_k10_s5_tf32", 0},
+                                                                           {"i1026_o1_l100_k1024_s256_f16", 0},
+                                                                           {"i128_o128_l100_k3_s1_f16", 0},
+                                                                           {"i768_o384_l100_k10_s5_f16", 120},
+                                                                           {"i256_o128_l100_k14_s7_tf32", 112},
+                                                                           {"i768_o384_l100_k10_s5_f32", 0}}) {
     const Problem problem = parse_workload(word).problem;
     const auto schedules = kGemmSm90.schedules(problem, h100);
+    const Schedule& last = schedules.back();
+    int of_more = 0;
     for (const Schedule& schedule : schedules) {
-      EXPECT_EQ(schedule.rows, schedules.front().rows) << word;
-      EXPECT_EQ(kGemmSm90.packed_bytes(problem, schedule), kGemmSm90.packed_bytes(problem, schedules.front())) << word;
+      if (schedule.rows != last.rows) {
+        ++of_more;
+        EXPECT_EQ(schedule.rows, more) << word;
+        EXPECT_GT(schedule.rows, last.rows) << word;
+        EXPECT_EQ(schedule.positions, 256) << word;
+      } else {
+        EXPECT_EQ(kGemmSm90.packed_bytes(problem, schedule), kGemmSm90.packed_bytes(problem, last)) << word;
+      }
+    }
+    EXPECT_EQ(of_more, more > 0 ? 1 : 0) << word;
+  }
+}
+// What a block takes for weights on their way, it leaves to loads of x.
+TEST(GemmSm90, LeavesL1Room) {
+  const Target& h100 = *find_target("h100");
+  for (const char* word :
+       {"i768_o384_l9000_k16_s8_p4_f16", "i128_o128_l9000_k3_s1_tf32", "i256_o128_l9000_k4_s2_p1_tf32"}) {
+    const Workload workload = parse_workload(word);
+    for (const Schedule& schedule : kGemmSm90.schedules(workload.problem, h100)) {
+      EXPECT_LE(kGemmSm90.launch(workload, h100, schedule).shared_bytes, 195 << 10) << word;
+      EXPECT_GE(schedule.weight_stages, 3) << word;
     }
   }
 }

@@ -106,22 +106,22 @@ std::optional<std::string> refuse(const Problem& p, const Target& target) {
   return std::nullopt;
 }
 
-// What all tiles of a call take, in rows multiplied by one tap. A tile takes as long as its rows, or, `least`, as to
-// bring x.
+// wgmma's N, as kernels/wgmma.cuh has it. What all tiles of a call take, in rows multiplied by one tap: a tile takes as
+// long as its rows, or, `least`, as to bring x.
 std::int64_t time_of_tiles(const Shape& shape, int rows, std::int64_t least) {
   constexpr std::int64_t kTile = 16;  // what else a tile takes
   const std::int64_t products = shape.taps * shape.terms;
   return shape.row_tiles({.rows = rows}) * (std::max(products * rows, least) + products * kTile);
 }
+bool whole_slots(const Shape& shape, int rows) { return shape.row_bytes * rows % 1024 == 0; }  // as the swizzle repeats
 
-// wgmma's N, as kernels/wgmma.cuh has it: the fewest tiles, then the fewest rows that are padding.
+// The fewest tiles, then the fewest rows that are padding.
 int rows_of_tile(const Shape& shape) {
   constexpr int kRows[] = {8, 16, 24, 32, 40, 48, 64, 80, 96, 128};
   int best = 128;
   std::int64_t best_time = -1;
   for (const int rows : kRows) {
-    if (shape.row_bytes * rows % 1024 != 0) continue;  // a ring slot starts where the swizzle does
-    if (rows < 64 && shape.row_tiles({.rows = rows}) > 1) continue;
+    if (!whole_slots(shape, rows) || (rows < 64 && shape.row_tiles({.rows = rows}) > 1)) continue;
     const std::int64_t time = time_of_tiles(shape, rows, 0);
     if (best_time < 0 || time < best_time) best = rows, best_time = time;
   }
@@ -133,7 +133,7 @@ int rows_of_tile(const Shape& shape) {
 int rows_of_many_tiles(const Shape& shape, int rows) {
   constexpr std::int64_t kBring = 240;
   for (const int more : {112, 120}) {
-    if (shape.row_bytes * more % 1024 == 0 && time_of_tiles(shape, more, kBring) < time_of_tiles(shape, rows, kBring))
+    if (whole_slots(shape, more) && time_of_tiles(shape, more, kBring) < time_of_tiles(shape, rows, kBring))
       rows = more;
   }
   return rows;
@@ -190,7 +190,7 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
     add(rows, 184, 2, 1, true);
   else if (rows <= 64 || shape.planes == 1)
     add(rows, 256, 2, 1, by_rows);
-  if (const int more = rows_of_many_tiles(shape, rows); more != rows && shape.planes == 1) add(more, 256, 2, 1);
+  if (const int more = rows_of_many_tiles(shape, rows); more > rows && shape.planes == 1) add(more, 256, 2, 1);
   add(rows, 128, 2, 1, by_rows && rows == 128);
   add(rows, 64, 1, 1);
   // For calls of a few tiles. A shorter sum takes no longer than the exchange of its parts.
