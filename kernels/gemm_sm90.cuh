@@ -138,7 +138,7 @@ struct GemmSm90 {
   static constexpr int OUT_AT = (W_AT + W_SLOTS * W_SLOT + 127) / 128 * 128;
   static constexpr int BARRIERS_AT = OUT_AT + (CONSUMERS * OUT_BYTES + 127) / 128 * 128;
   static constexpr int SUMS_BARRIERS = SPLITS > 1 ? CONSUMERS : 0;
-  static constexpr int BARRIERS = 2 * (X_STAGES + SUMS_BARRIERS) + (OWN_W ? 1 : 2) * W_SLOTS;
+  static constexpr int BARRIERS = 2 * (X_STAGES + W_STAGES + SUMS_BARRIERS);  // two rings have no w_empty
   static constexpr int SHARED_BYTES = BARRIERS_AT + 8 * BARRIERS + 1024;  // room to align
 
   static constexpr int PRODUCERS = 4;  // warps that bring x

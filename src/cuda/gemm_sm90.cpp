@@ -83,17 +83,17 @@ std::int64_t shared_bytes(const Problem& p, const Schedule& s) {
   // Split, sums of each position in a pitch of 8 modulo 32 instead; and the bias of a channel a row at most, of two
   // tiles.
   const std::int64_t rows = s.rows;
-  const std::int64_t staged = s.by_rows ? shape.own_weights(s) ? 0 : std::int64_t{32} * (512 + 8 * shape.element_bytes)
-                              : s.splits > 1    ? 4 * group_positions * (rows + (40 - rows % 32) % 32)
-                              : shape.direct(p) ? 0
-                                                : segments * pitch * shape.element_bytes;
+  const std::int64_t staged = shape.own_weights(s) ? 0
+                              : s.by_rows          ? std::int64_t{32} * (512 + 8 * shape.element_bytes)
+                              : s.splits > 1       ? 4 * group_positions * (rows + (40 - rows % 32) % 32)
+                              : shape.direct(p)    ? 0
+                                                   : segments * pitch * shape.element_bytes;
   const std::int64_t out_bytes = staged + 8 * rows;
   const std::int64_t w_stages =
       shape.same_weights(s) ? std::min<std::int64_t>(s.weight_stages, shape.weight_entries()) : s.weight_stages;
   const std::int64_t out_at = ceil_div(s.stages * x_bytes + w_stages * shape.weight_bytes(s), 128) * 128;
-  const std::int64_t rings = shape.own_weights(s) ? 2 : 1;  // of half the rows each
-  const std::int64_t barriers =
-      2 * (s.stages + (s.splits > 1 ? s.warpgroups : 0)) + (shape.own_weights(s) ? 1 : 2) * rings * w_stages;
+  // A place of w is full or empty; where there are two rings, who empties it knows.
+  const std::int64_t barriers = 2 * (s.stages + w_stages + (s.splits > 1 ? s.warpgroups : 0));
   return out_at + ceil_div(s.warpgroups * out_bytes, 128) * 128 + 8 * barriers + 1024;
 }
 

@@ -158,8 +158,7 @@ std::size_t fastest(const Solver& solver, const std::vector<Schedule>& schedules
 }
 
 bool same_image(const Solver& solver, const Problem& problem, const Schedule& a, const Schedule& b) {
-  return solver.packed_bytes(problem, a) == solver.packed_bytes(problem, b) &&
-         (solver.one_image || a.rows == b.rows);
+  return solver.packed_bytes(problem, a) == solver.packed_bytes(problem, b) && (solver.one_image || a.rows == b.rows);
 }
 
 struct Plan::State {
