@@ -235,8 +235,7 @@ TEST(Depthwise, RowsOfFewPositionsShareABlock) {
   EXPECT_EQ(rows("i24_o24_l2000_k12_s2_g24_tf32"), 1);  // fewer blocks than multiprocessors
 }
 
-// One image serves every schedule of a layer: the host packs once.
-// Of calls of many tiles, one may have more rows, and an image of its own.
+// One image serves every schedule but the one that calls of many tiles may take, of more rows.
 TEST(GemmSm90, SchedulesOfTheSameRowsShareTheirImage) {
   const Target& h100 = *find_target("h100");
   for (const auto& [word, more] : std::vector<std::pair<const char*, int>>{{"i512_o256_l100_k16_s8_p4_f16", 0},
