@@ -263,7 +263,16 @@ TEST(GemmSm90, SchedulesOfTheSameRowsShareTheirImage) {
     EXPECT_EQ(of_more, more > 0 ? 1 : 0) << word;
   }
 }
-// What a block takes for weights on their way, it leaves to loads of x.
+// Many phases take shared memory on their way out: fewer positions, not one stage of x.
+TEST(GemmSm90, LoadsXWhileItMultiplies) {
+  for (const char* word :
+       {"i80_o80_l862_k1024_s256_tf32", "i1026_o1_l863_k1024_s256_tf32", "i80_o80_l862_k1024_s256_f16"}) {
+    const auto schedules = kGemmSm90.schedules(parse_workload(word).problem, *find_target("h200"));
+    EXPECT_FALSE(schedules.empty());
+    for (const Schedule& schedule : schedules) EXPECT_GE(schedule.stages, 2) << word;
+  }
+}
+// Slots for more weights on their way leave L1 the room of x's.
 TEST(GemmSm90, LeavesL1Room) {
   const Target& h100 = *find_target("h100");
   for (const char* word :
