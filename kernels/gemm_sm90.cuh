@@ -1214,8 +1214,8 @@ struct GemmSm90 {
       for (int j = 0; j < GROUP_POSITIONS / 4; ++j) {
         const int at = j / 2 * 8 + j % 2;
         const float sum = acc[at / BLOCK_COLUMNS][at % BLOCK_COLUMNS / 8 * 4 + half * 2 + j % 2];
-        if (real && first + at >= 0 && first + at < call.out_length)
-          y[at] = Storage::round(after<Layer>(sum + bias[half], alpha));
+        ptx::store_if(real && first + at >= 0 && first + at < call.out_length, y + at,
+                      Storage::round(after<Layer>(sum + bias[half], alpha)));
       }
     }
   }

@@ -23,7 +23,7 @@ namespace {
 // One layer of each kind: dead phases, many rows, depthwise, sums in another type than f32, nothing even, a long sum of
 // one channel; depthwise with pairs of samples in a word, and as much in registers as there may be; as many phases as
 // rows; sums of three terms that ptxas would have every product waited for, were they not settled; groups of rows that
-// bring their own weights.
+// bring their own weights, of which the last tile may lack some; 112 and 120 rows.
 constexpr const char* kLayers[] = {
     "i32_o64_l100_k3_s2_p1_d2_tf32",       "i512_o256_l100_k16_s8_p4_f16_bias",
     "i24_o24_l100_k12_s2_g24_f32",         "i11_o1_l100_k20_s5_tf32",
@@ -34,6 +34,8 @@ constexpr const char* kLayers[] = {
     "i6_o6_l100_k16_s3_d2_g6_f64",         "i6_o12_l100_k32_s1_g6_f64",
     "i514_o1_l100_k512_s128_f16",          "i258_o1_l100_k256_s64_tf32",
     "i48_o8_l100_k8_s4_f32_bias",          "i128_o128_l100_k3_tf32",
+    "i128_o250_l100_k3_tf32_bias",         "i768_o384_l100_k10_s5_f16_bias",
+    "i256_o128_l100_k14_s7_tf32",
 };
 
 class Solvers : public testing::TestWithParam<const char*> {
