@@ -1152,6 +1152,25 @@ struct GemmSm90 {
       }
     }
   }
+  // A lane's row: whether there is one, its samples of the group in y, and its alpha.
+  struct Row {
+    bool real;
+    Element* y;
+    float alpha;
+  };
+  __device__ Row row_at(const Tile& tile, long long time, int group, int thread, int half) const {
+    const Corner corner = corner_of(tile);
+    const int row = row_of(group, thread, half);
+    const bool real = Layer::C_OUT % ROWS == 0 || corner.channel + row < Layer::C_OUT;
+    return {real,
+            static_cast<Element*>(call.y) + tile.image * call.y_stride_b + (corner.of_all + row) * call.y_stride_c + time,
+            real ? alpha_after<Layer, float>(call.y_alpha, corner.of_all + row) : 0.0f};
+  }
+  // Its output of eight positions' first or second, of the lane's two.
+  __device__ static float output_at(const Accumulators& acc, int block, int half, int e, float bias, float alpha) {
+    return after<Layer>(acc[block * 8 / BLOCK_COLUMNS][block * 8 % BLOCK_COLUMNS / 2 + half * 2 + e] + bias, alpha);
+  }
+
   // Of 32 bits, from registers. Each lane has two neighbours, four lanes eight; a pair that lies beyond the others' sector of
   // 32 bytes leaves with those of the next eight positions. Rows that start at an odd sample take the second of a pair from
   // the lane after, or from the next eight positions'. EVEN: there are none.
@@ -1160,29 +1179,20 @@ struct GemmSm90 {
                                 const float (&bias)[2]) const {
     constexpr int BLOCKS = GROUP_POSITIONS / 8;
     const int lane = thread % 32, place = lane % 4;
-    const Corner corner = corner_of(tile);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int row = row_of(group, thread, half);
-      const bool real = Layer::C_OUT % ROWS == 0 || corner.channel + row < Layer::C_OUT;
-      Element* const y = static_cast<Element*>(call.y) + tile.image * call.y_stride_b +
-                         (corner.of_all + row) * call.y_stride_c + time;
-      const float alpha = real ? alpha_after<Layer, float>(call.y_alpha, corner.of_all + row) : 0.0f;
-      const auto value = [&](int block, int e) {
-        const int j = block * 8 % BLOCK_COLUMNS / 2 + half * 2 + e;
-        return after<Layer>(acc[block * 8 / BLOCK_COLUMNS][j] + bias[half], alpha);
-      };
+      const auto [real, y, alpha] = row_at(tile, time, group, thread, half);
       const bool odd = !EVEN && reinterpret_cast<unsigned long long>(y) % 8 != 0;
       const bool late = (reinterpret_cast<unsigned long long>(y + odd) / 8 + place) % 4 < place;
       Element* const to = y + place * 2 + odd - (late ? 8 : 0);
-      float kept[2] = {}, first = value(0, 0);
+      float kept[2] = {}, first = output_at(acc, 0, half, 0, bias[half], alpha);
       if (odd && place == 0 && real) y[0] = first;
 #pragma unroll
       for (int block = 0; block <= BLOCKS; ++block) {
         float pair[2] = {};
         if (block < BLOCKS) {
-          pair[0] = first, pair[1] = value(block, 1);
-          if (block + 1 < BLOCKS) first = value(block + 1, 0);
+          pair[0] = first, pair[1] = output_at(acc, block, half, 1, bias[half], alpha);
+          if (block + 1 < BLOCKS) first = output_at(acc, block + 1, half, 0, bias[half], alpha);
           if constexpr (!EVEN) {
             const float from_next = ptx::of_lane(place == 0 ? first : pair[0], lane / 4 * 4 + (place + 1) % 4);
             if (odd) pair[0] = pair[1], pair[1] = from_next;
@@ -1201,21 +1211,15 @@ struct GemmSm90 {
   // A group some of whose samples are not in y.
   __device__ void store_some(const Accumulators& acc, const Tile& tile, long long time, int group, int thread,
                              const float (&bias)[2]) const {
-    const Corner corner = corner_of(tile);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int row = row_of(group, thread, half);
-      const bool real = Layer::C_OUT % ROWS == 0 || corner.channel + row < Layer::C_OUT;
       const long long first = time + thread % 4 * 2;
-      Element* const y = static_cast<Element*>(call.y) + tile.image * call.y_stride_b +
-                         (corner.of_all + row) * call.y_stride_c + first;
-      const float alpha = real ? alpha_after<Layer, float>(call.y_alpha, corner.of_all + row) : 0.0f;
+      const auto [real, y, alpha] = row_at(tile, first, group, thread, half);
 #pragma unroll
       for (int j = 0; j < GROUP_POSITIONS / 4; ++j) {
         const int at = j / 2 * 8 + j % 2;
-        const float sum = acc[at / BLOCK_COLUMNS][at % BLOCK_COLUMNS / 8 * 4 + half * 2 + j % 2];
         ptx::store_if(real && first + at >= 0 && first + at < call.out_length, y + at,
-                      Storage::round(after<Layer>(sum + bias[half], alpha)));
+                      Storage::round(output_at(acc, j / 2, half, j % 2, bias[half], alpha)));
       }
     }
   }
