@@ -10,10 +10,10 @@
 //
 // Layer:    C_IN, C_OUT (of one group), GROUPS, K, STRIDE, PADDING, GAP, LIVE, STEP, TAPS, JUMP, BIAS, Storage, and its
 //           activations (activation.cuh). Tap number t of every phase reads x[position - t * JUMP]; see src/cuda/layer.hpp.
-// Schedule: ROWS (of a tile), GROUP_POSITIONS (of one consumer group), CONSUMERS, X_STAGES, W_STAGES, SPLITS: blocks of a
-//           cluster that share a tile, each the sum over some of the chunks. BY_ROWS: which operand is wgmma's first, of
-//           which it takes 64 rows: w, and a warp has 16 rows at all positions of its group; or x, and it has all ROWS at 16
-//           positions.
+// Schedule: ROWS (of a row tile, as w is packed), AT_ONCE: one row tile, or two of them side by side in one product,
+//           GROUP_POSITIONS (of one consumer group), CONSUMERS, X_STAGES, W_STAGES, SPLITS: blocks of a cluster that share a
+//           tile, each the sum over some of the chunks. BY_ROWS: which operand is wgmma's first, of which it takes 64 rows: w,
+//           and a warp has 16 rows at all positions of its group; or x, and it has all rows at 16 positions.
 #pragma once
 
 #include "activation.cuh"
@@ -59,10 +59,11 @@ struct GemmSm90 {
   static constexpr int CONSUMERS = Schedule::CONSUMERS;
   static constexpr int SPLITS = Schedule::SPLITS;
   static constexpr bool BY_ROWS = Schedule::BY_ROWS;
-  static constexpr int SLICES = BY_ROWS ? Schedule::ROWS / 64 : 1;  // of a tile's rows, a group each
+  static constexpr int AT_ONCE = Schedule::AT_ONCE, PACKED_ROWS = Schedule::ROWS, ROWS = AT_ONCE * PACKED_ROWS;
+  static constexpr int SLICES = BY_ROWS ? ROWS / 64 : 1;  // of a tile's rows, a group each
   static constexpr int GROUP_POSITIONS = Schedule::GROUP_POSITIONS, TILES = GROUP_POSITIONS / 64;
   static constexpr int POSITIONS = GROUP_POSITIONS * CONSUMERS / SLICES;
-  static_assert(!BY_ROWS || (Schedule::ROWS % 64 == 0 && CONSUMERS % SLICES == 0 && SPLITS == 1));
+  static_assert(!BY_ROWS || (ROWS % 64 == 0 && CONSUMERS % SLICES == 0 && SPLITS == 1));
   static_assert(!BY_ROWS || Layer::STRIDE == 1, "neighbouring positions are neighbours in y");
   static_assert(GROUP_POSITIONS % (BY_ROWS ? 8 : 64) == 0, "whole instructions");
   static constexpr int SPAN = (Layer::TAPS - 1) * Layer::JUMP;  // positions before the tile that it reads
@@ -71,14 +72,17 @@ struct GemmSm90 {
   static constexpr int X_BYTES = X_PLANE * PLANES;
 
   // Rows of a tile: whole channels with all their live phases, or some of the phases of one channel.
-  static constexpr int ROWS = Schedule::ROWS;
   static constexpr bool WHOLE = Layer::LIVE <= ROWS;
   static constexpr int TILE_CHANNELS = WHOLE ? ROWS / Layer::LIVE : 1;
   static constexpr int TILE_PHASES = WHOLE ? Layer::LIVE : ROWS;
   static constexpr int PHASE_TILES = (Layer::LIVE + TILE_PHASES - 1) / TILE_PHASES;
   static constexpr int ROW_TILES = (Layer::C_OUT + TILE_CHANNELS - 1) / TILE_CHANNELS * PHASE_TILES;
-  static constexpr int W_PLANE = ROWS * ROW_BYTES;
-  static constexpr int W_BYTES = W_PLANE * PLANES;
+  static constexpr int PACKED_CHANNELS = TILE_CHANNELS / AT_ONCE;
+  static constexpr int PACKED_TILES = (Layer::C_OUT + PACKED_CHANNELS - 1) / PACKED_CHANNELS * PHASE_TILES;
+  static_assert(AT_ONCE == 1 || (AT_ONCE == 2 && PACKED_ROWS % Layer::LIVE == 0 && !BY_ROWS && SPLITS == 1 && PLANES == 1),
+                "row tiles of whole channels lie side by side");
+  static constexpr int W_PLANE = ROWS * ROW_BYTES, PACKED_PLANE = PACKED_ROWS * ROW_BYTES;
+  static constexpr int PACKED_ENTRY = PACKED_PLANE * PLANES;
   static constexpr int W_ENTRIES = CHUNKS * Layer::TAPS;  // of a row tile
   // All weights stay in shared memory when a block never needs others.
   static constexpr bool RESIDENT = ROW_TILES == 1 && Layer::GROUPS == 1 && W_ENTRIES <= Schedule::W_STAGES &&
@@ -90,7 +94,11 @@ struct GemmSm90 {
   // Nor do their outputs pass shared memory, as what four lanes have of a row is a sector of 32 bytes.
   static constexpr bool OWN_W = BY_ROWS && SLICES == 2 && !RESIDENT && SIZE == 4;
   static constexpr int W_RINGS = OWN_W ? 2 : 1;
-  static constexpr int W_SLOTS = W_RINGS * W_STAGES, W_SLOT = W_BYTES / W_RINGS;  // of all rings; bytes of one
+  // A product of two row tiles needs more registers than a thread has in a block of four warpgroups. Such blocks do without the
+  // warp that asks for w, too: the group that gives a slot back last refills it.
+  static constexpr bool WIDE = AT_ONCE == 2;
+  static constexpr bool GROUPS_ASK = OWN_W || WIDE;
+  static constexpr int W_SLOTS = W_RINGS * W_STAGES, W_SLOT = W_PLANE * PLANES / W_RINGS;  // of all rings; bytes of one
 
   // Output of a consumer group: a segment of samples for each channel (WHOLE), or for each position. Long segments are what
   // DRAM writes fastest, so all positions at once, and a part of the channels at a time where shared memory is short.
@@ -103,7 +111,7 @@ struct GemmSm90 {
                : pitch;
   }
   static constexpr int PITCH = pitch_from(segment_pitch<Element>(SEGMENT));
-  static constexpr int OUT_MOST = (PLANES == 1 ? 20 : 10) * 1024;  // two planes take the room themselves
+  static constexpr int OUT_MOST = (PLANES == 1 && ROWS <= 240 ? 20 : 10) * 1024;  // two planes, or slots of 32 KiB, take the room
   // The fewest that fit, or as many as there may be: each is whole channels and whole blocks of eight rows.
   static constexpr int parts_from(int parts, int valid) {
     if (!WHOLE || TILE_CHANNELS * Layer::LIVE != ROWS || TILE_CHANNELS / valid * PITCH * SIZE <= OUT_MOST || 8 * parts > ROWS)
@@ -115,7 +123,10 @@ struct GemmSm90 {
   static constexpr int SEGMENTS = WHOLE ? PART_CHANNELS : GROUP_POSITIONS;
   // Split, it holds the sums of every block over this block's share of the positions instead: a row of the tile's rows for
   // each, in whose pitch neither the writes of an accumulator's pairs nor reads along a row meet in a bank.
-  static constexpr int SUMS_PITCH = ROWS + (40 - ROWS % 32) % 32;
+  static constexpr int SUMS_ROWS = (ROWS + 15) / 16 * 16;
+  static constexpr int SUMS_PITCH = SUMS_ROWS + (48 - SUMS_ROWS % 32) % 32;
+  // A lane has two of each eight rows; those of sixteen are neighbours there and leave as 16 bytes.
+  __device__ static constexpr int place_of(int row) { return row / 16 * 16 + row % 8 / 2 * 4 + row / 8 % 2 * 2 + row % 2; }
   // Where four or eight phases of eight positions are a run in y, two samples of it in a lane, a group's outputs leave from
   // registers. Three terms take so long to multiply that shorter runs do not delay them.
   static constexpr bool PAIRS = Layer::LIVE % 2 == 0 && Layer::PADDING % 2 == 0;
@@ -142,14 +153,14 @@ struct GemmSm90 {
   static constexpr int SHARED_BYTES = BARRIERS_AT + 8 * BARRIERS + 1024;  // room to align
 
   static constexpr int PRODUCERS = 4;  // warps that bring x
-  static constexpr int THREADS = 128 * (CONSUMERS + (OWN_W ? 1 : 2));
+  static constexpr int THREADS = 128 * (CONSUMERS + (GROUPS_ASK ? 1 : 2));
   // Of two consumer groups: they and the producers of x take registers from the warpgroup that needs few. More than the
   // launch's, and the block would wait for them forever.
   static constexpr bool MOVE_REGISTERS = CONSUMERS == 2;
   static constexpr int LAUNCH_REGISTERS = 65536 / THREADS / 8 * 8;
-  static constexpr int LAST_REGISTERS = OWN_W ? 0 : 24;
-  static constexpr int CONSUMER_REGISTERS = OWN_W ? 192 : BY_ROWS && GROUP_POSITIONS <= 192 ? 144 : 176;
-  static constexpr int PRODUCER_REGISTERS = (OWN_W ? 504 : 512) - LAST_REGISTERS - 2 * CONSUMER_REGISTERS;
+  static constexpr int LAST_REGISTERS = GROUPS_ASK ? 0 : 24;
+  static constexpr int CONSUMER_REGISTERS = OWN_W ? 192 : WIDE ? 184 : BY_ROWS && GROUP_POSITIONS <= 192 ? 144 : 176;
+  static constexpr int PRODUCER_REGISTERS = (GROUPS_ASK ? 504 : 512) - LAST_REGISTERS - 2 * CONSUMER_REGISTERS;
   static_assert(!MOVE_REGISTERS || 2 * CONSUMER_REGISTERS + PRODUCER_REGISTERS + LAST_REGISTERS ==
                                        THREADS / 128 * LAUNCH_REGISTERS,
                 "what the launch gave");
@@ -162,12 +173,12 @@ struct GemmSm90 {
   struct OutShape {
     static constexpr bool WHOLE = GemmSm90::WHOLE, PAIRED = GemmSm90::PAIRED;
     static constexpr int SEGMENT = GemmSm90::SEGMENT, PITCH = GemmSm90::PITCH, SEGMENTS = GemmSm90::SEGMENTS;
-    static constexpr int THREADS = 128, BATCH = 4;
+    static constexpr int THREADS = 128, BATCH = GemmSm90::WIDE && GemmSm90::PARTS > 2 ? 2 : 4;
   };
   using Out = Segments<Layer, OutShape>;
 
-  static_assert(ROWS % 8 == 0 && W_PLANE % 256 == 0, "a swizzle repeats every 8 rows");
-  static_assert(W_PLANE % 1024 == 0 || ROW_BYTES < 128, "a 128-byte swizzle repeats every 1024 bytes");
+  static_assert(PACKED_ROWS % 8 == 0 && PACKED_PLANE % 256 == 0, "a swizzle repeats every 8 rows");
+  static_assert(PACKED_PLANE % 1024 == 0 || ROW_BYTES < 128, "a 128-byte swizzle repeats every 1024 bytes");
   static_assert((BY_ROWS ? GROUP_POSITIONS : TILES * ROWS) <= 256, "accumulators: half as many registers a thread");
 
   unsigned shared;  // aligned to 1024 bytes
@@ -195,7 +206,7 @@ struct GemmSm90 {
   __device__ unsigned x_full(int s) const { return shared + BARRIERS_AT + 8 * s; }
   __device__ unsigned x_empty(int s) const { return x_full(X_STAGES + s); }
   __device__ unsigned w_full(int s) const { return x_full(2 * X_STAGES + s); }
-  __device__ unsigned w_empty(int s) const { return w_full(W_SLOTS + s); }  // unless OWN_W
+  __device__ unsigned w_empty(int s) const { return w_full(W_SLOTS + s); }  // unless OWN_W; WIDE: how often one was given back
   __device__ unsigned w_slot(int s) const { return shared + W_AT + s * W_SLOT; }
   __device__ static int first_slot(int group) { return OWN_W ? group * W_STAGES : 0; }
   __device__ unsigned sums_full(int group) const { return x_full(BARRIERS - 2 * SUMS_BARRIERS + group); }
@@ -642,13 +653,19 @@ struct GemmSm90 {
 
   __device__ const char* weights_of(const Tile& tile, int group) const {
     return static_cast<const char*>(call.w) +
-           ((static_cast<long long>(tile.group) * ROW_TILES + tile.row_tile) * CHUNKS + first_chunk()) *
-               (Layer::TAPS * W_BYTES) +
+           ((static_cast<long long>(tile.group) * PACKED_TILES + tile.row_tile * AT_ONCE) * CHUNKS + first_chunk()) *
+               (Layer::TAPS * PACKED_ENTRY) +
            (OWN_W ? group * W_SLOT : 0);
   }
-  __device__ void ask(const char* from, int slot) const {
+  // The second of two row tiles, from the first one on. Where the last has no other, it comes twice.
+  __device__ static int second_of(const Tile& tile) {
+    return PACKED_TILES % 2 == 0 || tile.row_tile < ROW_TILES - 1 ? W_ENTRIES * PACKED_ENTRY : 0;
+  }
+  __device__ void ask(const char* from, int second, int slot) const {
+    constexpr int BYTES = W_SLOT / AT_ONCE;
     ptx::mbarrier_arrive_expect(w_full(slot), W_SLOT);
-    ptx::bulk_load(w_slot(slot), from, W_SLOT, w_full(slot));
+    ptx::bulk_load(w_slot(slot), from, BYTES, w_full(slot));
+    if constexpr (AT_ONCE == 2) ptx::bulk_load(w_slot(slot) + BYTES, from + second, BYTES, w_full(slot));
   }
 
   // One thread, for all groups.
@@ -660,31 +677,35 @@ struct GemmSm90 {
 #pragma unroll 1
       for (int entry = first_chunk() * Layer::TAPS; entry < end_chunk() * Layer::TAPS; ++entry) {
         ptx::mbarrier_wait(w_empty(ring.slot), ring.parity ^ 1);
-        ask(from, ring.slot);
-        from += W_BYTES;
+        ask(from, 0, ring.slot);
+        from += PACKED_ENTRY;
         ring.template next<W_STAGES>();
       }
       if (RESIDENT) return;  // all are here
     }
   }
 
-  // Of a group with a ring of its own: the entry it asks for next, maybe of a later tile.
+  // Of a group that asks itself: the entry that comes next, maybe of a later tile.
   struct Next {
     long long tile;
-    int entry;
+    int entry, second;
     const char* from;
   };
-  __device__ void ask_next(Next& next, int group, int slot) const {
+  __device__ Next next_of(long long index, int group) const {
+    const Tile tile = tile_at(index);
+    return {index, 0, second_of(tile), weights_of(tile, group)};
+  }
+  __device__ void ask_next(Next& next, int group, int slot, bool mine) const {
     if (next.tile >= tiles) return;
-    ask(next.from, slot);
-    next.from += W_BYTES;
+    if (mine) ask(next.from, next.second, slot);
+    next.from += PACKED_ENTRY;
     if (++next.entry < W_ENTRIES) return;
     next.entry = 0;
     next.tile += tile_step();
     if constexpr (ROW_TILES * Layer::GROUPS == 1)
-      next.from -= W_ENTRIES * W_BYTES;
+      next.from -= W_ENTRIES * PACKED_ENTRY;
     else if (next.tile < tiles)
-      next.from = weights_of(tile_at(next.tile), group);
+      next = next_of(next.tile, group);
   }
 
   // --- consumers --------------------------------------------------------------------------------
@@ -762,8 +783,8 @@ struct GemmSm90 {
     int x_held = -1, w_held = -1;  // slots that products still in flight read
     const auto release = [&] {
       if (thread == 0) {
-        if (OWN_W && w_held >= 0)
-          ask_next(next, group, w_held);
+        if (GROUPS_ASK && !RESIDENT && w_held >= 0)
+          ask_next(next, group, w_held, OWN_W || ptx::add_shared(w_empty(w_held), 1) % 2 != 0);
         else if (!RESIDENT && w_held >= 0)
           ptx::mbarrier_arrive(w_empty(w_held));
         if (x_held >= 0) ptx::mbarrier_arrive(x_empty(x_held));
@@ -824,9 +845,9 @@ struct GemmSm90 {
     ptx::wait_for_kernels_before();
     Rings ring;
     Next next{};
-    if (OWN_W && thread == 0) {
-      next = {first_tile(), 0, weights_of(tile_at(first_tile()), group)};
-      for (int s = 0; s < W_STAGES; ++s) ask_next(next, group, first_slot(group) + s);
+    if (GROUPS_ASK && thread == 0) {
+      next = next_of(first_tile(), group);
+      for (int s = 0; s < W_STAGES; ++s) ask_next(next, group, first_slot(group) + s, OWN_W || group == 0);
     }
     unsigned turn = 0;  // of the tiles that this group stores
     for (long long index = first_tile(); index < tiles; index += tile_step()) {
@@ -1309,18 +1330,21 @@ struct GemmSm90 {
     constexpr int SHARE = GROUP_POSITIONS / SPLITS;
     const int warp = thread / 32, lane = thread % 32;
     const unsigned sums = shared + OUT_AT + group * OUT_BYTES;  // [block][position of the share][row]
-    if (thread == 0) ptx::mbarrier_arrive_expect(sums_full(group), GROUP_POSITIONS * ROWS * 4);
+    if (thread == 0) ptx::mbarrier_arrive_expect(sums_full(group), GROUP_POSITIONS * SUMS_ROWS * 4);
     ptx::mbarrier_wait(sums_empty(group), turn ^ 1);  // every block has read those of the tile before
 #pragma unroll
     for (int t = 0; t < TILES; ++t) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int q = t * 64 + warp * 16 + half * 8 + lane / 4;
-        const unsigned to = ptx::of_block(sums + ((split() * SHARE + q % SHARE) * SUMS_PITCH + lane % 4 * 2) * 4, q / SHARE);
+        const unsigned to = ptx::of_block(sums + ((split() * SHARE + q % SHARE) * SUMS_PITCH + lane % 4 * 4) * 4, q / SHARE);
         const unsigned full = ptx::of_block(sums_full(group), q / SHARE);
 #pragma unroll
-        for (int j = 2 * half; j < ROWS / 2; j += 4)  // registers as in store()
-          ptx::store_to_block(to + j / 4 * 32, acc[t][j], acc[t][j + 1], full);
+        for (int j = 2 * half; j < ROWS / 2; j += 8) {  // registers as in store()
+          const bool both = j + 4 < ROWS / 2;
+          ptx::store_to_block(to + j / 8 * 64, acc[t][j], acc[t][j + 1], both ? acc[t][j + 4] : 0, both ? acc[t][j + 5] : 0,
+                              full);
+        }
       }
     }
     const Corner corner = corner_of(tile);
@@ -1346,14 +1370,14 @@ struct GemmSm90 {
       if (image >= images || tile.image + image >= call.batch || position >= positions || t0 + time < 0 ||
           t0 + time >= call.out_length || corner.phase + sample / Layer::GAP >= Layer::LIVE)
         continue;
-      const float* const row = all + q * SUMS_PITCH + sample / Layer::GAP;
+      const float* const row = all + q * SUMS_PITCH;
       Element* const to = y + image * call.y_stride_b + time;
 #pragma unroll 4
       for (int channel = first_channel; channel < channels; channel += CHANNEL_STEP) {
         float sum = 0;
         if (sample % Layer::GAP == 0) {  // a dead phase has none
 #pragma unroll
-          for (int block = 0; block < SPLITS; ++block) sum += row[channel * TILE_PHASES + block * SHARE * SUMS_PITCH];
+          for (int block = 0; block < SPLITS; ++block) sum += row[place_of(channel * TILE_PHASES + sample / Layer::GAP) + block * SHARE * SUMS_PITCH];
         }
         const float b = Layer::BIAS ? biases(group, turn)[channel] : 0.0f;
         to[channel * call.y_stride_c] =
@@ -1387,7 +1411,10 @@ struct GemmSm90 {
       }
       for (int s = 0; s < W_SLOTS; ++s) {
         ptx::mbarrier_init(kernel.w_full(s), 1);
-        if (!OWN_W) ptx::mbarrier_init(kernel.w_empty(s), CONSUMERS);
+        if (WIDE)
+          ptx::store_shared(kernel.w_empty(s), 0u);
+        else if (!OWN_W)
+          ptx::mbarrier_init(kernel.w_empty(s), CONSUMERS);
       }
       if constexpr (SPLITS > 1) {
         for (int group = 0; group < CONSUMERS; ++group) {
@@ -1411,7 +1438,7 @@ struct GemmSm90 {
         kernel.template produce_x<1>(warp - 4 * CONSUMERS, threadIdx.x % 32);
       else
         kernel.template produce_x<MERGES ? 1 : 2>(warp - 4 * CONSUMERS, threadIdx.x % 32);
-    } else if constexpr (!OWN_W) {
+    } else if constexpr (!GROUPS_ASK) {
       take_registers<LAST_REGISTERS>();
       if (warp == 4 * CONSUMERS + PRODUCERS && threadIdx.x % 32 == 0) kernel.produce_w();
     }
@@ -1421,7 +1448,7 @@ struct GemmSm90 {
 
   // packed[group][row tile][chunk][tap][plane][row][channel], rows swizzled, channels as channel_of has them; zero where a
   // phase lacks the tap, a channel or a phase is past the last. One thread for 16 bytes of a plane.
-  static constexpr long long PACKED_BYTES = 1ll * Layer::GROUPS * ROW_TILES * W_ENTRIES * W_BYTES;
+  static constexpr long long PACKED_BYTES = 1ll * Layer::GROUPS * PACKED_TILES * W_ENTRIES * PACKED_ENTRY;
   static constexpr long long PACK_UNITS = PACKED_BYTES / PLANES / 16;
 
   __device__ static void pack(const Pack& call) {
@@ -1431,15 +1458,15 @@ struct GemmSm90 {
     if (unit >= PACK_UNITS) return;
     constexpr int COLUMNS = ROW_BYTES / 16;
     const int column = unit % COLUMNS;
-    const int row = unit / COLUMNS % ROWS;
-    const long long plane = unit / (COLUMNS * ROWS);
+    const int row = unit / COLUMNS % PACKED_ROWS;
+    const long long plane = unit / (COLUMNS * PACKED_ROWS);
     const int tap = plane % Layer::TAPS;
     const int chunk = plane / Layer::TAPS % CHUNKS;
-    const int row_tile = plane / W_ENTRIES % ROW_TILES;
-    const int group = plane / W_ENTRIES / ROW_TILES;
-    const int channel = (WHOLE ? row_tile : row_tile / PHASE_TILES) * TILE_CHANNELS + (WHOLE ? row / Layer::LIVE : 0);
+    const int row_tile = plane / W_ENTRIES % PACKED_TILES;
+    const int group = plane / W_ENTRIES / PACKED_TILES;
+    const int channel = (WHOLE ? row_tile : row_tile / PHASE_TILES) * PACKED_CHANNELS + (WHOLE ? row / Layer::LIVE : 0);
     const int phase = WHOLE ? row % Layer::LIVE : row_tile % PHASE_TILES * TILE_PHASES + row;
-    const bool real_row = channel < Layer::C_OUT && phase < Layer::LIVE && row < TILE_CHANNELS * TILE_PHASES;
+    const bool real_row = channel < Layer::C_OUT && phase < Layer::LIVE && row < PACKED_CHANNELS * TILE_PHASES;
     const int k = kernel_index<Layer>(phase, tap);
     const Element* const w = static_cast<const Element*>(call.w);
     unsigned short half[8];
@@ -1462,9 +1489,9 @@ struct GemmSm90 {
       for (int e = 0; e < 4; ++e) hi[e] = half[2 * e] | (static_cast<unsigned>(half[2 * e + 1]) << 16);
     }
     uint4* const to =
-        reinterpret_cast<uint4*>(static_cast<char*>(call.packed) + plane * W_BYTES + swizzled(row * ROW_BYTES + column * 16));
+        reinterpret_cast<uint4*>(static_cast<char*>(call.packed) + plane * PACKED_ENTRY + swizzled(row * ROW_BYTES + column * 16));
     *to = make_uint4(hi[0], hi[1], hi[2], hi[3]);
-    if constexpr (PLANES == 2) to[W_PLANE / 16] = make_uint4(lo[0], lo[1], lo[2], lo[3]);
+    if constexpr (PLANES == 2) to[PACKED_PLANE / 16] = make_uint4(lo[0], lo[1], lo[2], lo[3]);
   }
 };
 

@@ -76,10 +76,10 @@ __device__ __forceinline__ Sum sum_of_blocks(unsigned shared) {
 __device__ __forceinline__ void mbarrier_arrive_of_block(unsigned barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
-// Eight bytes into the shared memory of a block, which its mbarrier counts as they arrive.
-__device__ __forceinline__ void store_to_block(unsigned address, float a, float b, unsigned barrier) {
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(address), "f"(a),
-               "f"(b), "r"(barrier)
+// Sixteen bytes into the shared memory of a block, which its mbarrier counts as they arrive.
+__device__ __forceinline__ void store_to_block(unsigned address, float a, float b, float c, float d, unsigned barrier) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(address),
+               "f"(a), "f"(b), "f"(c), "f"(d), "r"(barrier)
                : "memory");
 }
 // Behind it, what other blocks sent is read.
@@ -118,6 +118,13 @@ __device__ __forceinline__ void bulk_load(unsigned shared, const void* global, u
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
                "l"(global), "r"(bytes), "r"(barrier)
                : "memory");
+}
+
+// What was there. Orders what this thread did before it, and what follows it, with the others' additions.
+__device__ __forceinline__ unsigned add_shared(unsigned shared, unsigned what) {
+  unsigned before;
+  asm volatile("atom.acq_rel.cta.shared::cta.add.u32 %0, [%1], %2;" : "=r"(before) : "r"(shared), "r"(what) : "memory");
+  return before;
 }
 
 // --- order --------------------------------------------------------------------------------------

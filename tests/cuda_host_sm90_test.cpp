@@ -20,8 +20,12 @@ using host::LayerOf;
 template <int ROWS_, int TILES, int CONSUMERS_, int X, int W>
 struct ScheduleOf {
   static constexpr int ROWS = ROWS_, GROUP_POSITIONS = 64 * TILES, CONSUMERS = CONSUMERS_, X_STAGES = X, W_STAGES = W;
-  static constexpr int SPLITS = 1;
+  static constexpr int SPLITS = 1, AT_ONCE = 1;
   static constexpr bool BY_ROWS = false;
+};
+template <int ROWS_, int X, int W>
+struct TwoAtOnce : ScheduleOf<ROWS_, 1, 2, X, W> {
+  static constexpr int AT_ONCE = 2;
 };
 template <int ROWS_, int GROUP, int CONSUMERS_, int X, int W>
 struct ByRows : ScheduleOf<ROWS_, 1, CONSUMERS_, X, W> {
@@ -87,6 +91,26 @@ TEST(GemmSm90OnTheHost, LongRunsLeaveFromRegisters) {
   using SingleTile = ScheduleOf<128, 1, 2, 3, 5>;
   static_assert(GemmSm90<Single, SingleTile>::DIRECT);
   run_sizes<Single, SingleTile>(180);
+}
+// Two row tiles of the packed weights in one product; of an odd number of them the last has no other beside it. The
+// groups share their slots and refill them, unless all weights stay.
+TEST(GemmSm90OnTheHost, TwoRowTilesAtOnce) {
+  using Odd = LayerOf<AsInteger, 128, 40, 16, 8, 1, 4, true>;
+  using Tile = TwoAtOnce<128, 3, 3>;
+  static_assert(GemmSm90<Odd, Tile>::PACKED_TILES == 3 && GemmSm90<Odd, Tile>::DIRECT &&
+                !GemmSm90<Odd, Tile>::RESIDENT);
+  run_sizes<Odd, Tile>(300);
+  using Stays = LayerOf<AsInteger, 100, 48, 8, 4, 1, 1, true, Activation::relu>;
+  using StayingTile = TwoAtOnce<96, 2, 4>;
+  static_assert(GemmSm90<Stays, StayingTile>::RESIDENT && !GemmSm90<Stays, StayingTile>::DIRECT);
+  run_sizes<Stays, StayingTile>(300);
+  using Parts = LayerOf<AsTf32, 40, 200, 4, 2, 1, 1, true>;
+  using PartsTile = TwoAtOnce<128, 2, 3>;
+  static_assert(GemmSm90<Parts, PartsTile>::PARTS > 2);
+  run_sizes<Parts, PartsTile>(170);
+  run_sizes<LayerOf<AsInteger, 64, 30, 10, 5, 1, 2, false>, TwoAtOnce<80, 2, 2>>(150);
+  run_sizes<LayerOf<AsTf32, 24, 20, 14, 7, 1, 3, true, Activation::none, 2>, TwoAtOnce<112, 2, 3>>(140);
+  run_sizes<LayerOf<AsTf32, 64, 40, 8, 4, 1, 2, true>, TwoAtOnce<80, 3, 2>>(200);
 }
 // A warp has whole rows and stores them by itself, in one part and in two.
 TEST(GemmSm90OnTheHost, RowsOfAWarp) {

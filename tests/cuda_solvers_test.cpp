@@ -23,7 +23,8 @@ namespace {
 // One layer of each kind: dead phases, many rows, depthwise, sums in another type than f32, nothing even, a long sum of
 // one channel; depthwise with pairs of samples in a word, and as much in registers as there may be; as many phases as
 // rows; sums of three terms that ptxas would have every product waited for, were they not settled; groups of rows that
-// bring their own weights, of which the last tile may lack some; 112 and 120 rows.
+// bring their own weights, of which the last tile may lack some; 112 and 120 rows; two row tiles at once whose outputs
+// leave in four parts; windows that in 512 positions would spill.
 constexpr const char* kLayers[] = {
     "i32_o64_l100_k3_s2_p1_d2_tf32",       "i512_o256_l100_k16_s8_p4_f16_bias",
     "i24_o24_l100_k12_s2_g24_f32",         "i11_o1_l100_k20_s5_tf32",
@@ -35,7 +36,8 @@ constexpr const char* kLayers[] = {
     "i514_o1_l100_k512_s128_f16",          "i258_o1_l100_k256_s64_tf32",
     "i48_o8_l100_k8_s4_f32_bias",          "i128_o128_l100_k3_tf32",
     "i128_o250_l100_k3_tf32_bias",         "i768_o384_l100_k10_s5_f16_bias",
-    "i256_o128_l100_k14_s7_tf32",
+    "i256_o128_l100_k14_s7_tf32",          "i512_o512_l100_k4_s2_p1_f16_bias",
+    "i64_o32_l100_k4_s2_p1_f16_bias",
 };
 
 class Solvers : public testing::TestWithParam<const char*> {
@@ -237,7 +239,7 @@ TEST(Depthwise, RowsOfFewPositionsShareABlock) {
   EXPECT_EQ(rows("i24_o24_l2000_k12_s2_g24_tf32"), 1);  // fewer blocks than multiprocessors
 }
 
-// One image serves every schedule but the one that calls of many tiles may take, of more rows.
+// One image serves every schedule but those of more rows, which calls of many tiles may take.
 TEST(GemmSm90, SchedulesOfTheSameRowsShareTheirImage) {
   const Target& h100 = *find_target("h100");
   for (const auto& [word, more] : std::vector<std::pair<const char*, int>>{{"i512_o256_l100_k16_s8_p4_f16", 0},
@@ -251,18 +253,46 @@ TEST(GemmSm90, SchedulesOfTheSameRowsShareTheirImage) {
     const Problem problem = parse_workload(word).problem;
     const auto schedules = kGemmSm90.schedules(problem, h100);
     const Schedule& last = schedules.back();
-    int of_more = 0;
+    bool any = false;
     for (const Schedule& schedule : schedules) {
       if (schedule.rows != last.rows) {
-        ++of_more;
+        any = true;
         EXPECT_EQ(schedule.rows, more) << word;
         EXPECT_GT(schedule.rows, last.rows) << word;
-        EXPECT_EQ(schedule.positions, 256) << word;
+        EXPECT_EQ(schedule.positions * schedule.at_once, 256) << word;
       } else {
         EXPECT_EQ(kGemmSm90.packed_bytes(problem, schedule), kGemmSm90.packed_bytes(problem, last)) << word;
       }
     }
-    EXPECT_EQ(of_more, more > 0 ? 1 : 0) << word;
+    EXPECT_EQ(any, more > 0) << word;
+  }
+}
+// Two tiles of rows side by side: of whole channels, and where sums are long or all weights stay.
+TEST(GemmSm90, MultipliesTwoRowTilesAtOnce) {
+  const Target& h200 = *find_target("h200");
+  for (const auto& [word, rows] :
+       std::vector<std::pair<const char*, int>>{{"i512_o256_l100_k16_s8_p4_f16", 128},
+                                                {"i512_o256_l100_k16_s8_p4_tf32", 128},
+                                                {"i768_o384_l100_k10_s5_f16", 120},
+                                                {"i512_o256_l100_k10_s5_f16", 80},
+                                                {"i128_o64_l100_k8_s4_f16", 128},     // weights stay
+                                                {"i128_o64_l100_k8_s4_tf32", 0},      // they do not, and sums are short
+                                                {"i512_o256_l100_k16_s8_p4_f32", 0},  // three terms
+                                                {"i64_o32_l100_k4_s2_p1_f16", 0},     // one row tile
+                                                {"i512_o512_l100_k3_s1_p1_f16", 0},   // by rows
+                                                {"i80_o80_l100_k1024_s256_f16", 0}})  // some of a channel's phases
+  {
+    const Workload workload = parse_workload(word);
+    int found = 0;
+    for (const Schedule& schedule : kGemmSm90.schedules(workload.problem, h200)) {
+      if (schedule.at_once == 1) continue;
+      found = schedule.rows;
+      EXPECT_EQ(schedule.positions, 128) << word;
+      const Launch launch = kGemmSm90.launch(workload, h200, schedule);
+      EXPECT_EQ(launch.threads, 384) << word;
+      EXPECT_LE(launch.shared_bytes, 195 << 10) << word;
+    }
+    EXPECT_EQ(found, rows) << word;
   }
 }
 // Many phases take shared memory on their way out: fewer positions, not one stage of x.
@@ -283,6 +313,10 @@ TEST(GemmSm90, LeavesL1Room) {
     for (const Schedule& schedule : kGemmSm90.schedules(workload.problem, h100)) {
       EXPECT_LE(kGemmSm90.launch(workload, h100, schedule).shared_bytes, 195 << 10) << word;
       EXPECT_GE(schedule.weight_stages, 3) << word;
+      // Small tiles wait for loads, not for products.
+      if (schedule.positions == 64) {
+        EXPECT_EQ(schedule.stages, 4) << word;
+      }
     }
   }
 }

@@ -317,8 +317,9 @@ void Plan::run(std::size_t index, const Call& call, Stream stream) const {
 }
 
 std::string print(const Schedule& s) {
-  return fmt::format("positions {} rows {} stages {} weight_stages {} warpgroups {} splits {}{}", s.positions, s.rows,
-                     s.stages, s.weight_stages, s.warpgroups, s.splits, s.by_rows ? " by rows" : "");
+  return fmt::format("positions {} rows {} stages {} weight_stages {} warpgroups {} splits {}{}{}", s.positions, s.rows,
+                     s.stages, s.weight_stages, s.warpgroups, s.splits, s.by_rows ? " by rows" : "",
+                     s.at_once > 1 ? " two at once" : "");
 }
 
 }  // namespace tconv::cuda

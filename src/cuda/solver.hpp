@@ -23,6 +23,7 @@ struct Schedule {
   int warpgroups = 0;     // that multiply
   int splits = 1;         // blocks that share one tile's sum over channels
   bool by_rows = false;   // which of a tile's sides a warp has a part of
+  int at_once = 1;        // tiles of `rows` that lie side by side in a block's
 
   auto operator<=>(const Schedule&) const = default;
 };

@@ -200,7 +200,7 @@ inline unsigned cluster_rank() { host::fail("one block alone"); }
 inline void cluster_barrier() { host::fail("one block alone"); }
 inline unsigned of_block(unsigned, unsigned) { host::fail("one block alone"); }
 inline void mbarrier_arrive_of_block(unsigned) { host::fail("one block alone"); }
-inline void store_to_block(unsigned, float, float, unsigned) { host::fail("one block alone"); }
+inline void store_to_block(unsigned, float, float, float, float, unsigned) { host::fail("one block alone"); }
 inline void mbarrier_wait_for_blocks(unsigned, unsigned) { host::fail("one block alone"); }
 
 // --- copies, order ------------------------------------------------------------------------------
@@ -259,6 +259,15 @@ inline void store_shared(unsigned address, unsigned a) {
 inline void store_shared(unsigned address, unsigned short a) {
   if (address % 2 != 0) host::fail("a store of 2 bytes is aligned");
   std::memcpy(host::shared_bytes() + address, &a, 2);
+}
+inline unsigned add_shared(unsigned address, unsigned what) {
+  if (address % 4 != 0) host::fail("a word is aligned");
+  const std::lock_guard lock(host::block->mutex);
+  unsigned before;
+  std::memcpy(&before, host::shared_bytes() + address, 4);
+  const unsigned after = before + what;
+  std::memcpy(host::shared_bytes() + address, &after, 4);
+  return before;
 }
 inline void load_shared(unsigned address, unsigned& a, unsigned& b, unsigned& c, unsigned& d) {
   if (address % 16 != 0) host::fail("a load of 16 bytes is aligned");
