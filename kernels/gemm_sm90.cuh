@@ -111,7 +111,8 @@ struct GemmSm90 {
                : pitch;
   }
   static constexpr int PITCH = pitch_from(segment_pitch<Element>(SEGMENT));
-  static constexpr int OUT_MOST = (PLANES == 1 && ROWS <= 240 ? 20 : 10) * 1024;  // two planes, or slots of 32 KiB, take the room
+  // Two planes take the room themselves, and so do slots of 32 KiB.
+  static constexpr int OUT_MOST = (PLANES == 1 && ROWS <= 240 ? 20 : 10) * 1024;
   // The fewest that fit, or as many as there may be: each is whole channels and whole blocks of eight rows.
   static constexpr int parts_from(int parts, int valid) {
     if (!WHOLE || TILE_CHANNELS * Layer::LIVE != ROWS || TILE_CHANNELS / valid * PITCH * SIZE <= OUT_MOST || 8 * parts > ROWS)
@@ -122,10 +123,10 @@ struct GemmSm90 {
   static constexpr int PART_CHANNELS = TILE_CHANNELS / PARTS;
   static constexpr int SEGMENTS = WHOLE ? PART_CHANNELS : GROUP_POSITIONS;
   // Split, it holds the sums of every block over this block's share of the positions instead: a row of the tile's rows for
-  // each, in whose pitch neither the writes of an accumulator's pairs nor reads along a row meet in a bank.
+  // each. A lane has two of each eight of them; those of sixteen are neighbours there and are written as 16 bytes, which in
+  // this pitch meet no other lane's in a bank.
   static constexpr int SUMS_ROWS = (ROWS + 15) / 16 * 16;
   static constexpr int SUMS_PITCH = SUMS_ROWS + (48 - SUMS_ROWS % 32) % 32;
-  // A lane has two of each eight rows; those of sixteen are neighbours there and leave as 16 bytes.
   __device__ static constexpr int place_of(int row) { return row / 16 * 16 + row % 8 / 2 * 4 + row / 8 % 2 * 2 + row % 2; }
   // Where four or eight phases of eight positions are a run in y, two samples of it in a lane, a group's outputs leave from
   // registers. Three terms take so long to multiply that shorter runs do not delay them.
@@ -206,7 +207,8 @@ struct GemmSm90 {
   __device__ unsigned x_full(int s) const { return shared + BARRIERS_AT + 8 * s; }
   __device__ unsigned x_empty(int s) const { return x_full(X_STAGES + s); }
   __device__ unsigned w_full(int s) const { return x_full(2 * X_STAGES + s); }
-  __device__ unsigned w_empty(int s) const { return w_full(W_SLOTS + s); }  // unless OWN_W; WIDE: how often one was given back
+  // Two rings have none; of two row tiles at once it counts how often a group gave the slot back.
+  __device__ unsigned w_empty(int s) const { return w_full(W_SLOTS + s); }
   __device__ unsigned w_slot(int s) const { return shared + W_AT + s * W_SLOT; }
   __device__ static int first_slot(int group) { return OWN_W ? group * W_STAGES : 0; }
   __device__ unsigned sums_full(int group) const { return x_full(BARRIERS - 2 * SUMS_BARRIERS + group); }
@@ -1377,7 +1379,8 @@ struct GemmSm90 {
         float sum = 0;
         if (sample % Layer::GAP == 0) {  // a dead phase has none
 #pragma unroll
-          for (int block = 0; block < SPLITS; ++block) sum += row[place_of(channel * TILE_PHASES + sample / Layer::GAP) + block * SHARE * SUMS_PITCH];
+          for (int block = 0; block < SPLITS; ++block)
+            sum += row[place_of(channel * TILE_PHASES + sample / Layer::GAP) + block * SHARE * SUMS_PITCH];
         }
         const float b = Layer::BIAS ? biases(group, turn)[channel] : 0.0f;
         to[channel * call.y_stride_c] =

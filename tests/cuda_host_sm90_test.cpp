@@ -104,6 +104,12 @@ TEST(GemmSm90OnTheHost, TwoRowTilesAtOnce) {
   using StayingTile = TwoAtOnce<96, 2, 4>;
   static_assert(GemmSm90<Stays, StayingTile>::RESIDENT && !GemmSm90<Stays, StayingTile>::DIRECT);
   run_sizes<Stays, StayingTile>(300);
+  using InTurns = LayerOf<AsInteger, 128, 64, 8, 4, 1, 0, true>;
+  using InTurnsTile = TwoAtOnce<128, 3, 4>;
+  using InTurnsKernel = GemmSm90<InTurns, InTurnsTile>;
+  static_assert(InTurnsKernel::RESIDENT && InTurnsKernel::DIRECT && InTurnsKernel::IN_TURNS);
+  run_sizes<InTurns, InTurnsTile>(300);
+  run_sizes<InTurns, InTurnsTile>(InTurnsKernel::MANY_TILES * InTurnsKernel::POSITIONS);
   using Parts = LayerOf<AsTf32, 40, 200, 4, 2, 1, 1, true>;
   using PartsTile = TwoAtOnce<128, 2, 3>;
   static_assert(GemmSm90<Parts, PartsTile>::PARTS > 2);

@@ -56,6 +56,12 @@ class Solvers : public testing::TestWithParam<const char*> {
     const std::string what = fmt::format("{}, {}, {} before, {} after", print_word(problem), print(schedule),
                                          name(layer.before), name(layer.after));
     EXPECT_GT(cubin.registers, 0) << what;
+    // Its warpgroups move registers, and one that asks for more than the launch gave all of them waits forever.
+    if (&solver == &kGemmSm90 && schedule.warpgroups == 2) {
+      const int threads =
+          solver.launch({.problem = problem, .extent = {.batch = 1, .length = 100}}, target, schedule).threads;
+      EXPECT_EQ(cubin.registers, 65536 / threads / 8 * 8) << what;
+    }
     EXPECT_EQ(cubin.spill_bytes, 0) << what;
     EXPECT_EQ(cubin.stack_bytes, 0) << what;
     EXPECT_EQ(cubin.serialized, 0) << what;

@@ -279,12 +279,15 @@ std::int64_t tiles(const Workload& workload, const Schedule& s) {
          ceil_div(positions(workload), s.positions);
 }
 
-Launch launch(const Workload& workload, const Target& target, const Schedule& s) {
-  // A cluster lies inside one of the chip's groups of SMs, and some of each are left over: on an NVIDIA H100, 28
-  // clusters of four run at a time but not 32.
+// That run at a time. One lies inside one of the chip's groups of SMs, and some of each are left over: on an NVIDIA
+// H100, 28 clusters of four run at a time but not 32.
+std::int64_t clusters(const Target& target, const Schedule& s) {
   const double usable = s.splits > 2 ? 0.85 : 1.0;
-  const auto resident = std::max<std::int64_t>(1, static_cast<std::int64_t>(usable * target.sms.value / s.splits));
-  return {.blocks = std::min(tiles(workload, s), resident) * s.splits,
+  return std::max<std::int64_t>(1, static_cast<std::int64_t>(usable * target.sms.value / s.splits));
+}
+
+Launch launch(const Workload& workload, const Target& target, const Schedule& s) {
+  return {.blocks = std::min(tiles(workload, s), clusters(target, s)) * s.splits,
           .threads = threads(Shape(workload.problem), s),
           .shared_bytes = static_cast<int>(shared_bytes(workload.problem, s)),
           .cluster = s.splits};
@@ -292,15 +295,13 @@ Launch launch(const Workload& workload, const Target& target, const Schedule& s)
 
 // A tile is bound by its producers, the matrix unit and shared memory: by the slowest of them, and a little by the
 // others. Its outputs come on top; of that and memory much, but not all, is hidden behind the longer. The constants
-// were fitted to 3,000 runs of every schedule of 176 layers and batches on an NVIDIA H200
-// (bench/results/h200_two_row_tiles.json), of which what it chooses takes 1.003 times what the fastest does, geometric
-// mean.
+// were fitted to 1,908 runs of 285 layers and batches on an NVIDIA H200 (bench/results/h200_two_row_tiles.json), of
+// which what it chooses takes 1.004 times what the fastest does, geometric mean.
 double seconds(const Workload& workload, const Target& target, const Schedule& s) {
   const Problem& p = workload.problem;
   const Shape shape(p);
   const double clock = target.clock_hz.value;
-  const double clusters = static_cast<double>(launch(workload, target, s).blocks) / s.splits;
-  const double rounds = std::ceil(static_cast<double>(tiles(workload, s)) / std::max(1.0, clusters));
+  const auto rounds = static_cast<double>(ceil_div(tiles(workload, s), clusters(target, s)));
   const auto rows = static_cast<double>(Shape::rows(s));
   // Of the sum, what the block with the most chunks has.
   const double chunks = static_cast<double>(ceil_div(shape.chunks, s.splits));
@@ -343,7 +344,7 @@ double seconds(const Workload& workload, const Target& target, const Schedule& s
   const Work moved = work(workload);
   const double memory = moved.bytes() / achievable_dram(target, moved.bytes_read, moved.bytes_written) *
                         (1 + kSegment / (segment * static_cast<double>(shape.element_bytes)));
-  return std::hypot(blocks, memory) + target.launch_s.value;
+  return std::sqrt(blocks * blocks + memory * memory) + target.launch_s.value;
 }
 
 }  // namespace
