@@ -1491,8 +1491,8 @@ struct GemmSm90 {
     if constexpr (SIZE == 2) {
       for (int e = 0; e < 4; ++e) hi[e] = half[2 * e] | (static_cast<unsigned>(half[2 * e + 1]) << 16);
     }
-    uint4* const to =
-        reinterpret_cast<uint4*>(static_cast<char*>(call.packed) + plane * PACKED_ENTRY + swizzled(row * ROW_BYTES + column * 16));
+    uint4* const to = reinterpret_cast<uint4*>(static_cast<char*>(call.packed) + plane * PACKED_ENTRY +
+                                               swizzled(row * ROW_BYTES + column * 16));
     *to = make_uint4(hi[0], hi[1], hi[2], hi[3]);
     if constexpr (PLANES == 2) to[PACKED_PLANE / 16] = make_uint4(lo[0], lo[1], lo[2], lo[3]);
   }
