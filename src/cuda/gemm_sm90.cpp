@@ -146,9 +146,9 @@ int rows_of_many_tiles(const Shape& shape, int rows) {
   return rows;
 }
 
-// Of which two tiles of rows make one product: they read x's share of shared memory once and leave it to half the
-// producers' work, but weights come twice as often for a position. Both groups go through them together, so that
-// where outputs take as long as products they wait for each other, unless all weights stay.
+// Two tiles of rows in one product, which reads x from shared memory once for both; half as much x is brought for as
+// many sums, but twice the weights. Both groups go through the weights together, so where outputs take as long as
+// products one waits for the other, unless all weights stay.
 std::optional<Schedule> two_at_once(const Shape& shape, int rows) {
   std::optional<Schedule> best;
   if (shape.planes > 1) return best;
