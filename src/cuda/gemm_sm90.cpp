@@ -149,10 +149,10 @@ int rows_of_many_tiles(const Shape& shape, int rows) {
 // Two tiles of rows in one product, which reads x from shared memory once for both; half as much x is brought for as
 // many sums, but twice the weights. Both groups go through the weights together, so where outputs take as long as
 // products one waits for the other, unless all weights stay.
-std::optional<Schedule> two_at_once(const Shape& shape, int rows) {
+std::optional<Schedule> two_at_once(const Shape& shape, int rows, int rows_of_many) {
   std::optional<Schedule> best;
   if (shape.planes > 1) return best;
-  for (const int one : {rows, rows_of_many_tiles(shape, rows)}) {
+  for (const int one : {rows, rows_of_many}) {
     const Schedule s{.positions = 128, .rows = one, .warpgroups = 2, .at_once = 2};
     if (one <= 64 || one % shape.live != 0 || shape.row_tiles({.rows = one}) == 1) continue;
     if (!best || time_of_tiles(shape, s, kBring) < time_of_tiles(shape, *best, kBring)) best = s;
@@ -160,9 +160,17 @@ std::optional<Schedule> two_at_once(const Shape& shape, int rows) {
   return best;
 }
 
+// Where the shared memory that there is allows it. Tiles of 64 positions wait for loads; larger ones whose outputs
+// leave from registers, or two of rows at once that stage them, make more of slots for weights.
+int most_x_stages(const Problem& p, const Shape& shape, const Schedule& s) {
+  if (s.positions == 64) return 4;
+  if (shape.direct(p)) return 3;
+  return s.at_once > 1 ? 2 : s.positions == 128 ? 4 : 3;
+}
+
 std::vector<Schedule> schedules(const Problem& p, const Target& target) {
   const Shape shape(p);
-  const int rows = rows_of_tile(shape);
+  const int rows = rows_of_tile(shape), rows_of_many = rows_of_many_tiles(shape, rows);
   const auto room = static_cast<std::int64_t>(target.smem_per_block.value);
   // A block that leaves more to L1 has more loads of x on their way: up to a seventh faster. The next step of what
   // shared memory may be, of which the system takes 1 KiB.
@@ -195,9 +203,7 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
         s = more;
       }
     };
-    // Outputs that leave from registers leave room for more weights, which small tiles need no less.
-    const bool small = s.positions == 64 || (s.positions == 128 && !shape.direct(p) && s.at_once == 1);
-    if (!shape.own_weights(s)) grow(&Schedule::stages, small ? 4 : s.at_once > 1 && !shape.direct(p) ? 2 : 3);
+    if (!shape.own_weights(s)) grow(&Schedule::stages, most_x_stages(p, shape, s));
     grow(&Schedule::weight_stages, std::min<std::int64_t>(8, shape.weight_entries()));
     // In entries of the weights, what it takes at least to hide that one group waits for the other's outputs.
     const std::int64_t long_sum = 4 + 2 * shape.element_bytes;
@@ -219,9 +225,8 @@ std::vector<Schedule> schedules(const Problem& p, const Target& target) {
     add({.positions = 184, .rows = rows, .warpgroups = 2, .by_rows = true});
   else if (rows <= 64 || shape.planes == 1)
     add({.positions = 256, .rows = rows, .warpgroups = 2, .by_rows = by_rows});
-  if (const int more = rows_of_many_tiles(shape, rows); more > rows && shape.planes == 1)
-    add({.positions = 256, .rows = more, .warpgroups = 2});
-  if (const auto two = two_at_once(shape, rows); two && !by_rows) add(*two);
+  if (rows_of_many > rows && shape.planes == 1) add({.positions = 256, .rows = rows_of_many, .warpgroups = 2});
+  if (const auto two = two_at_once(shape, rows, rows_of_many); two && !by_rows) add(*two);
   add({.positions = 128, .rows = rows, .warpgroups = 2, .by_rows = by_rows && rows == 128});
   add({.positions = 64, .rows = rows, .warpgroups = 1});
   // For calls of a few tiles. A shorter sum takes no longer than the exchange of its parts.
